@@ -1,0 +1,219 @@
+"""The composition root: opens everything in order, closes it in reverse, and nothing else decides who knows whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from sfm_grpc import memory
+from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.health import RhoHealth
+from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.reads import Reads
+from sfm_grpc.coordinator.report import Truth
+from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
+from sfm_grpc.coordinator.sent import AdmissionRules
+from sfm_grpc.density.admission import Bounds
+from sfm_grpc.http import routes
+from sfm_grpc.http.server import HttpServer
+from sfm_grpc.metrics import LatencyWindow, Metrics
+from sfm_grpc.model import PutMatrix, Scope, Transaction, Version
+from sfm_grpc.rpc import server as rpc_server
+from sfm_grpc.rpc.grpc_health import ProbeServicer
+from sfm_grpc.rpc.health import HealthServicer, ServerFacts
+from sfm_grpc.rpc.interceptors import CallGuard, CallRules
+from sfm_grpc.rpc.rho_store import RhoStoreServicer
+from sfm_grpc.settings import Settings
+from sfm_grpc.storage.contract import Retention, Store
+from sfm_grpc.storage.in_process import SnapshotCache
+from sfm_grpc.storage.sqlite import SqliteStore
+
+_log = logging.getLogger(__name__)
+
+# How often the store is asked how it is, and the loop how late it is.
+_CHECK_S = 2.0
+_LAG_S = 0.25
+
+
+class App:
+    """One server process. Construct, then `async with` it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = s = settings
+        self.metrics = Metrics()
+        self.address = ""
+        self.http_address = ""
+        self._windows = {"read": LatencyWindow(s.latency_window_s), "commit": LatencyWindow(s.latency_window_s)}
+        # Admission is CPU: more threads than cores would only take turns.
+        self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="admission")
+        self.store: Store = SqliteStore(s.data_dir / "sfm.db", keys_per_namespace_max=s.keys_per_namespace_max)
+        cache = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
+        self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
+        self.reads = Reads(self.store, cache, on_corrupt=self.rho_health.found_corrupt)
+        self.truth = Truth(self.store, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
+        retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
+        self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics)
+        self.commits = CommitPath(self.store)
+        for listener in (self.reads.committed, self.rho_health.committed, self._housekeeping.committed, self._count):
+            self.commits.on_committed(listener)
+        self.rho = RhoCoordinator(self.store, self.commits, self.reads, self._threads, _rho_rules(s))
+        self._guard = CallGuard(_call_rules(s), self.metrics, self._named_windows(), rpc_server.PACKAGE)
+        self._probe = ProbeServicer(rpc_server.SERVICES)
+        self._background: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
+
+    def _named_windows(self) -> dict[str, LatencyWindow]:
+        return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}
+
+    # ---- life
+
+    async def __aenter__(self) -> App:
+        """Opens the store, the ports, the background work. Raises StoreUnavailable, OSError; leaves nothing open then."""
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        memory.keep_large_blocks()
+        self._stack.enter_context(threadpool_limits(1, user_api="blas"))
+        self._stack.callback(self._threads.shutdown)
+        self._stack.push_async_callback(self.store.close)
+        await self.store.open()
+        await self.rho_health.load()
+        self.rho_health.on_change(lambda ok: self._spawn(self._probe.set_rho(ok)))
+        await self._open_grpc()
+        await self._open_http()
+        self._stack.push_async_callback(self._stop_background)
+        self._spawn(self.rho_health.watch(self.settings.rho_verify_interval_s))
+        self._spawn(self._housekeeping.run())
+        self._spawn(self._watch_store())
+        self._spawn(self._watch_loop())
+        await self._probe.set_rho(self.rho_health.ok)
+        await self._probe.set_started()
+        await self._refresh_ready()
+
+    async def _open_grpc(self) -> None:
+        facts = ServerFacts(self.settings, self.store.name, rpc_server.SERVICES)
+        servicers = {
+            "RhoStore": RhoStoreServicer(self.rho, self.reads, self.metrics),
+            "Health": HealthServicer(self.truth.report, facts),
+        }
+        self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
+        self.address = rpc_server.bind(self._server, self.settings)
+        await self._server.start()
+        self._stack.push_async_callback(self._server.stop, self.settings.drain_s)
+
+    async def _open_http(self) -> None:
+        if not self.settings.http_listen:
+            return
+        app = routes.build(self.truth.report, self.metrics.registry, self._before_scrape, self.address)
+        http = HttpServer(app, self.settings.http_listen)
+        self.http_address = await http.start()
+        self._stack.push_async_callback(http.stop)
+
+    async def drain(self) -> None:
+        """Says that it is going, waits for that to be noticed, then refuses new calls and finishes those in flight."""
+        self.truth.draining = True
+        await self._refresh_ready()
+        await asyncio.sleep(self.settings.drain_notice_s)
+        self._guard.draining = True
+        await self._server.stop(self.settings.drain_s)
+
+    # ---- background
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.append(task)
+        task.add_done_callback(self._background.remove)
+        task.add_done_callback(_log_failure)
+
+    async def _stop_background(self) -> None:
+        tasks = list(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch_store(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            await self._refresh_ready()
+
+    async def _refresh_ready(self) -> None:
+        await self.truth.check_store()
+        self.metrics.ready.set(self.truth.ready)
+        await self._probe.set_ready(self.truth.ready)
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            await asyncio.sleep(_LAG_S)
+            self.metrics.loop_lag.set(max(0.0, loop.time() - asked - _LAG_S))
+
+    # ---- metrics
+
+    def _count(self, _scope: Scope, _version: Version, transaction: Transaction) -> None:
+        puts = [c for c in transaction.changes if isinstance(c, PutMatrix)]
+        self.metrics.commits.inc()
+        self.metrics.commit_bytes.observe(sum(len(p.matrix.numbers) for p in puts))
+        self.metrics.clamped.inc(sum(p.certificate.clamped for p in puts))
+
+    def _before_scrape(self) -> None:
+        self.metrics.rho_degraded.set(self.reads.degraded)
+        for name, window in self._windows.items():
+            self.metrics.latency_p95.labels(name).set(window.p95()[0])
+
+
+def _rho_rules(s: Settings) -> RhoRules:
+    bounds = Bounds(epsilon_floor=s.rho_epsilon, trace_tolerance=s.rho_trace_tolerance, hermitian_floor=s.rho_epsilon)
+    return RhoRules(
+        admission=AdmissionRules(bounds, s.rho_enforcement, s.dimension_max, s.message_bytes_max),
+        keys_per_commit_max=s.keys_per_commit_max,
+        metadata_bytes_max=s.metadata_bytes_max,
+        page_size_max=s.page_size_max,
+        max_step=s.rho_max_step,
+        node_id=s.node,
+    )
+
+
+def _call_rules(s: Settings) -> CallRules:
+    return CallRules(
+        deadline_default_s=s.deadline_default_ms / 1000,
+        deadline_max_s=s.deadline_max_ms / 1000,
+        calls_max=s.concurrent_rpcs_max,
+        bytes_max=s.inflight_bytes_max,
+        slow_s=s.slow_call_ms / 1000,
+    )
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("background work ended", exc_info=task.exception())
+
+
+@contextlib.asynccontextmanager
+async def stop_signals() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set; a second one ends the process as usual."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def told(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told, number)
+    yield stop

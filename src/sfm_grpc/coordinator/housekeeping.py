@@ -1,0 +1,76 @@
+"""Keeps history, remembered requests, outbox and memory within their bounds, in the background and in small pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from sfm_grpc.errors import StoreUnavailable
+from sfm_grpc.metrics import Metrics
+from sfm_grpc.model import Scope, Transaction, Version
+from sfm_grpc.storage.contract import Retention, Store
+from sfm_grpc.storage.in_process import SnapshotCache
+
+_log = logging.getLogger(__name__)
+
+_PAUSE_S = 0.2
+_SWEEP_S = 60.0
+_HEADS_AT_ONCE = 500
+
+
+class Housekeeping:
+    """Compacts namespaces soon after they were committed to, and all of them once an hour, when versions grow too old."""
+
+    ALL_EVERY_S = 3600.0
+
+    def __init__(self, store: Store, cache: SnapshotCache, retention: Retention, metrics: Metrics) -> None:
+        self._store = store
+        self._cache = cache
+        self._retention = retention
+        self._metrics = metrics
+        self._dirty: set[Scope] = set()
+
+    def committed(self, scope: Scope, version: Version, _transaction: Transaction) -> None:
+        """Notes a namespace that may have a version too many: a commit's listener."""
+        if version.version > self._retention.versions:
+            self._dirty.add(scope)
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        swept = compacted_all = -self.ALL_EVERY_S
+        while True:
+            now = time.monotonic()
+            try:
+                if now - compacted_all >= self.ALL_EVERY_S:
+                    compacted_all = now
+                    await self._mark_all()
+                if now - swept >= _SWEEP_S:
+                    swept = now
+                    await self._sweep()
+                while self._dirty:
+                    await self.compact(self._dirty.pop())
+            except StoreUnavailable as error:
+                _log.warning("housekeeping waits for the store: %s", error)
+                await asyncio.sleep(5)
+            self._metrics.cache_bytes.set(self._cache.size_bytes)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def compact(self, scope: Scope) -> int:
+        """Takes away every version of `scope` that retention no longer keeps; returns how many. Raises StoreUnavailable."""
+        total = 0
+        while removed := await self._store.compact(scope, self._retention, time.time_ns() // 1000):
+            total += removed
+        self._metrics.compacted.inc(total)
+        return total
+
+    async def _sweep(self) -> None:
+        self._cache.sweep()
+        while await self._store.forget(self._retention, time.time_ns() // 1000):
+            pass
+
+    async def _mark_all(self) -> None:
+        after: Scope | None = None
+        while heads := await self._store.heads(after=after, limit=_HEADS_AT_ONCE):
+            self._dirty.update(scope for scope, _ in heads)
+            after = heads[-1][0]

@@ -1,0 +1,195 @@
+"""Reads of matrices: which version, how fresh, from where.
+
+The newest version is asked of the store at each read (`peek`, microseconds); only its numbers come from memory. So a read is
+never older than anything that was answered before it, to anyone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sfm_grpc.errors import NotFound, RhoCorrupt, StoreUnavailable, VersionNotReached
+from sfm_grpc.model import Buffer, Entry, Matrix, Scope, Transaction, Version
+from sfm_grpc.storage.contract import Store
+from sfm_grpc.storage.in_process import Snapshot, SnapshotCache
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a read asks for."""
+
+    scope: Scope
+    keys: tuple[str, ...] = ()
+    """None named: all."""
+    version: int | None = None
+    """None: the newest."""
+    canonical: bool = False
+    """The store decides, and memory is not asked."""
+    min_version: int = 0
+    max_staleness_us: int | None = None
+    known_version: int = 0
+    numbers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a read found."""
+
+    snapshot: Snapshot
+    entries: tuple[Entry, ...]
+    """Those that were asked for."""
+    newest: bool
+    """It was read as the newest version, and `snapshot.as_of_us` says when it was that."""
+    cached: bool
+    degraded: bool
+    not_modified: bool
+
+    @property
+    def version(self) -> Version:
+        """The version that is answered."""
+        return self.snapshot.version
+
+
+class Reads:
+    """Decides where an answer comes from."""
+
+    def __init__(self, store: Store, cache: SnapshotCache, *, on_corrupt: Callable[[Scope, RhoCorrupt], None]) -> None:
+        self._store = store
+        self._cache = cache
+        self._on_corrupt = on_corrupt
+        self.degraded = False
+        """The fast path was not available to the last read of a newest version."""
+
+    async def get(self, query: Query) -> Answer:
+        """Answers a query.
+
+        Raises NotFound (namespace, version, keys), VersionCompacted, VersionNotReached, RhoCorrupt, StoreUnavailable.
+        """
+        if query.version is not None:
+            return await self._exact(query, query.version)
+        if not query.canonical:
+            live = self._live(query)
+            if live is not None:
+                return live
+        try:
+            return await self._canonical(query)
+        except StoreUnavailable:
+            stale = self._stale(query)
+            if stale is None:
+                raise
+            return stale
+
+    def committed(self, scope: Scope, version: Version, transaction: Transaction) -> None:
+        """Keeps what a commit has just made: its listener."""
+        old = self._cache.get(scope)
+        at_hand = dict(old.numbers) if old else {}
+        for change in transaction.changes:
+            matrix: Matrix | None = getattr(change, "matrix", None)
+            certificate = getattr(change, "certificate", None)
+            if matrix is not None and certificate is not None:
+                at_hand[certificate.digest] = matrix.numbers
+        self._keep(scope, version, at_hand, _now_us())
+
+    async def matrices(self, scope: Scope, version: int) -> Mapping[str, Matrix] | None:
+        """The matrices of `version` if it is the newest, to compare with what follows it; None when it is not."""
+        if version == 0:
+            return {}
+        if self._store.peek(scope) not in (version, None):
+            return None
+        try:
+            answer = await self.get(Query(scope))
+        except (NotFound, RhoCorrupt):
+            # What cannot be read cannot be compared with: a corrupt head must not keep anyone from committing over it.
+            return {}
+        if answer.version.version != version:
+            return None
+        return {e.key: _matrix(e, answer.snapshot.numbers[e.certificate.digest]) for e in answer.entries}
+
+    # ---- where an answer comes from
+
+    def _live(self, query: Query) -> Answer | None:
+        """From memory, if the store says that what is there is the newest; None when it must be asked for more."""
+        number = self._store.peek(query.scope)
+        self.degraded = number is None
+        snapshot = self._cache.get(query.scope)
+        if snapshot is None or number != snapshot.version.version:
+            return None
+        snapshot.as_of_us = _now_us()
+        entries = self._chosen(query, snapshot.version)
+        if query.numbers and not _at_hand(entries, snapshot.numbers) and query.known_version != number:
+            return None
+        return self._answer(query, snapshot, entries, cached=True)
+
+    async def _canonical(self, query: Query) -> Answer:
+        kept = self._cache.get(query.scope)
+        numbers = kept.numbers if kept else {}
+        asked_us = _now_us()
+        try:
+            reading = await self._store.read(query.scope, keys=query.keys, have=numbers.keys(), numbers=query.numbers)
+        except RhoCorrupt as error:
+            self._on_corrupt(query.scope, error)
+            raise
+        snapshot = self._keep(query.scope, reading.version, {**numbers, **reading.numbers}, asked_us)
+        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=False, degraded=self.degraded)
+
+    async def _exact(self, query: Query, number: int) -> Answer:
+        """A version never changes: if memory holds it, there is nothing to ask."""
+        kept = self._cache.get(query.scope)
+        if kept is not None and kept.version.version == number:
+            entries = self._chosen(query, kept.version)
+            if not query.numbers or _at_hand(entries, kept.numbers):
+                return self._answer(query, kept, entries, cached=True)
+        numbers = kept.numbers if kept else {}
+        reading = await self._store.read(query.scope, number=number, keys=query.keys, have=numbers.keys(), numbers=query.numbers)
+        snapshot = Snapshot(reading.version, {**numbers, **reading.numbers}, as_of_us=0)
+        return self._answer(query, snapshot, self._chosen(query, reading.version), cached=False)
+
+    def _stale(self, query: Query) -> Answer | None:
+        """What the store said last, if the caller accepts an answer that old."""
+        kept = self._cache.get(query.scope)
+        if kept is None or query.max_staleness_us is None or _now_us() - kept.as_of_us > query.max_staleness_us:
+            return None
+        entries = self._chosen(query, kept.version)
+        if query.numbers and not _at_hand(entries, kept.numbers):
+            return None
+        return self._answer(query, kept, entries, cached=True, degraded=True)
+
+    # ---- answers
+
+    def _answer(
+        self, query: Query, snapshot: Snapshot, entries: tuple[Entry, ...], *, cached: bool, degraded: bool = False
+    ) -> Answer:
+        number = snapshot.version.version
+        if number < query.min_version:
+            raise VersionNotReached(namespace=query.scope.namespace, min_version=query.min_version, current=number)
+        return Answer(snapshot, entries, query.version is None, cached, degraded, not_modified=query.known_version == number)
+
+    def _chosen(self, query: Query, version: Version) -> tuple[Entry, ...]:
+        if not query.keys:
+            return version.entries
+        absent = tuple(key for key in query.keys if version.entry(key) is None)
+        if absent:
+            raise NotFound(what="key", namespace=query.scope.namespace, names=absent, current=version.version)
+        return tuple(e for e in version.entries if e.key in query.keys)
+
+    def _keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], as_of_us: int) -> Snapshot:
+        """Keeps the numbers that `version` still holds, and drops the rest."""
+        held = {e.certificate.digest for e in version.entries}
+        snapshot = Snapshot(version, {digest: n for digest, n in at_hand.items() if digest in held}, as_of_us)
+        self._cache.put(scope, snapshot)
+        return snapshot
+
+
+def _at_hand(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> bool:
+    return all(e.certificate.digest in numbers for e in entries)
+
+
+def _matrix(entry: Entry, numbers: Buffer) -> Matrix:
+    c = entry.certificate
+    return Matrix(kind=c.kind, layout=c.layout, dtype=c.dtype, shape=c.shape, numbers=numbers)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

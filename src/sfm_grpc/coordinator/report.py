@@ -1,0 +1,104 @@
+"""The operational truth in one record: what probes, people and Prometheus are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sfm_grpc.coordinator.health import RhoHealth, RhoReport, RhoState
+from sfm_grpc.coordinator.reads import Reads
+from sfm_grpc.errors import StoreUnavailable
+from sfm_grpc.metrics import LatencyWindow
+from sfm_grpc.storage.contract import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A part the server stands on."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The measured p95 of one kind of call."""
+
+    operation: str
+    p95_s: float
+    count: int
+    bound_s: float
+    window_s: float
+
+    @property
+    def ok(self) -> bool:
+        """Within the bound, or nothing to measure."""
+        return self.p95_s <= self.bound_s
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the server is."""
+
+    ready: bool
+    degraded: bool
+    rho: RhoReport
+    shown: Sequence[RhoState]
+    components: Sequence[Component]
+    latencies: Sequence[Latency]
+    start_time_us: int
+    verifications: int
+
+    @property
+    def ok(self) -> bool:
+        """Ready, and every ρ is as it must be."""
+        return self.ready and self.rho.ok
+
+
+class Truth:
+    """Puts the report together. Nothing in it waits: the store's state is what the last check found."""
+
+    def __init__(
+        self, store: Store, rho: RhoHealth, reads: Reads, windows: dict[str, LatencyWindow], latency_bound_s: float
+    ) -> None:
+        self._store = store
+        self._rho = rho
+        self._reads = reads
+        self._windows = windows
+        self._bound_s = latency_bound_s
+        self._component = Component(store.name, ok=False, detail="not opened yet")
+        self._start_time_us = time.time_ns() // 1000
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """The canonical store answers and the server is not draining."""
+        return self._component.ok and not self.draining
+
+    async def check_store(self) -> bool:
+        """Asks the store how it is; returns whether it answers."""
+        try:
+            self._component = Component(self._store.name, ok=True, detail=await self._store.check())
+        except StoreUnavailable as error:
+            self._component = Component(self._store.name, ok=False, detail=error.problem)
+        return self._component.ok
+
+    def report(self, namespace: str = "") -> Report:
+        """The report; with a namespace, that one's detail."""
+        rho = self._rho.report()
+        return Report(
+            ready=self.ready,
+            degraded=self._reads.degraded,
+            rho=rho,
+            shown=self._rho.states_named(namespace) if namespace else rho.worst,
+            components=(self._component,),
+            latencies=[self._latency(name, window) for name, window in self._windows.items()],
+            start_time_us=self._start_time_us,
+            verifications=self._rho.verifications,
+        )
+
+    def _latency(self, operation: str, window: LatencyWindow) -> Latency:
+        p95_s, count = window.p95()
+        return Latency(operation, p95_s, count, self._bound_s, window.window_s)

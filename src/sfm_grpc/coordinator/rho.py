@@ -1,0 +1,347 @@
+"""Commits of ρ, restores and history: builds the transactions, and answers what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from sfm_grpc.coordinator import events, names, receipts
+from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.reads import Reads
+from sfm_grpc.coordinator.receipts import Receipt
+from sfm_grpc.coordinator.sent import AdmissionRules, Examined, SentMatrix, examine
+from sfm_grpc.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    RequestIdReused,
+    RhoCorrupt,
+    SfmError,
+    StepTooLarge,
+    VersionCompacted,
+)
+from sfm_grpc.model import (
+    Change,
+    CommitResult,
+    DeleteMatrix,
+    Entry,
+    Matrix,
+    Metadata,
+    PutMatrix,
+    RequestIdentity,
+    RestoreVersion,
+    Scope,
+    Transaction,
+)
+from sfm_grpc.storage.contract import Store, VersionPage
+
+PAGE_SIZE_DEFAULT = 50
+_LAST_VALID_PAGE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RhoRules:
+    """The bounds that commits and lists are held to."""
+
+    admission: AdmissionRules
+    keys_per_commit_max: int
+    metadata_bytes_max: int
+    page_size_max: int
+    max_step: float | None
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """What every mutation says besides its changes."""
+
+    scope: Scope
+    expected_version: int | None
+    request_id: str
+    metadata: Metadata
+    committer: str
+    validate_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One change that is asked for: a matrix, or (None) that the key goes away."""
+
+    key: str
+    put: SentMatrix | None
+    max_step: float | None
+    field: str
+    """Where it stands in the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The answer to a commit."""
+
+    version: int
+    commit_time_us: int
+    receipts: Sequence[Receipt]
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The answer to a restore."""
+
+    version: int
+    commit_time_us: int
+    restored_version: int
+    entries: Sequence[Entry]
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A page of versions and how to ask for the next."""
+
+    page: VersionPage
+    next_page_token: str
+
+
+class RhoCoordinator:
+    """Decides what is admissible; executes nothing itself."""
+
+    def __init__(self, store: Store, commits: CommitPath, reads: Reads, threads: Executor, rules: RhoRules) -> None:
+        self._store = store
+        self._commits = commits
+        self._reads = reads
+        self._threads = threads
+        self._rules = rules
+
+    # ---- commit
+
+    async def commit(self, mutation: Mutation, updates: Sequence[Update]) -> Committed:
+        """Admits every matrix, then commits all changes as one version.
+
+        Raises InvalidRequest, LimitExceeded, what admission raises, StepTooLarge, and what `Store.commit` raises.
+        """
+        expected = self._checked(mutation)
+        self._check_updates(updates)
+        now_us = _now_us()
+        previous = await self._reads.matrices(mutation.scope, expected)
+        examined = await self._examined(updates, previous or {}, now_us)
+        self._check_steps(mutation.scope, updates, examined)
+        made = tuple(_receipt(u, e) for u, e in zip(updates, examined, strict=True))
+        result = await self._commits.commit(
+            Transaction(
+                scope=mutation.scope,
+                changes=tuple(_change(u, e) for u, e in zip(updates, examined, strict=True)),
+                expected_version=expected,
+                request=_identity("CommitRho", mutation, [_content(u, e) for u, e in zip(updates, examined, strict=True)]),
+                committer=mutation.committer,
+                time_us=now_us,
+                receipt=receipts.to_bytes(made),
+                event=events.rho_status(
+                    self._rules.node_id, mutation.scope, now_us, [e.admitted.certificate for e in examined if e]
+                ),
+                metadata=mutation.metadata,
+                validate_only=mutation.validate_only,
+            )
+        )
+        told = receipts.from_bytes(result.receipt) if result.replayed else made
+        return Committed(result.number, result.commit_time_us, told, result.replayed)
+
+    async def _examined(
+        self, updates: Sequence[Update], previous: Mapping[str, Matrix], now_us: int
+    ) -> Sequence[Examined | None]:
+        """Every matrix examined, side by side; the first refusal in the request's order is the one that is told."""
+        loop = asyncio.get_running_loop()
+
+        def work(update: Update, sent: SentMatrix) -> Examined:
+            rules = self._rules.admission
+            field = f"{update.field}.put"
+            return examine(sent, key=update.key, field=field, rules=rules, previous=previous.get(update.key), now_us=now_us)
+
+        jobs = [loop.run_in_executor(self._threads, work, u, u.put) if u.put else None for u in updates]
+        done = await asyncio.gather(*(job for job in jobs if job), return_exceptions=True)
+        refused = next((d for d in done if isinstance(d, BaseException)), None)
+        if refused is not None:
+            raise refused
+        return [job.result() if job else None for job in jobs]
+
+    def _checked(self, mutation: Mutation) -> int:
+        names.check_name(mutation.scope.namespace, "namespace")
+        names.check_request_id(mutation.request_id)
+        names.check_metadata(mutation.metadata, self._rules.metadata_bytes_max)
+        return names.check_expected_version(mutation.expected_version)
+
+    def _check_updates(self, updates: Sequence[Update]) -> None:
+        limit = self._rules.keys_per_commit_max
+        if not updates:
+            raise InvalidRequest(field="updates", problem="is empty; a commit changes at least one key")
+        if len(updates) > limit:
+            raise LimitExceeded(limit="keys_per_commit_max", value=len(updates), maximum=limit, field="updates")
+        seen: dict[str, str] = {}
+        for update in updates:
+            names.check_name(update.key, f"{update.field}.key")
+            if update.key in seen:
+                raise InvalidRequest(
+                    field=f"{update.field}.key", problem=f"{update.key!r} is changed twice, first in {seen[update.key]}"
+                )
+            seen[update.key] = update.field
+            # A NaN bound would let every step through.
+            if update.max_step is not None and not update.max_step >= 0:
+                raise InvalidRequest(field=f"{update.field}.max_step", problem=f"is {update.max_step}; it must be 0 or more")
+
+    def _check_steps(self, scope: Scope, updates: Sequence[Update], examined: Sequence[Examined | None]) -> None:
+        for update, found in zip(updates, examined, strict=True):
+            bound = update.max_step if update.max_step is not None else self._rules.max_step
+            if found is not None and found.step is not None and bound is not None and found.step > bound:
+                raise StepTooLarge(namespace=scope.namespace, key=update.key, step=found.step, bound=bound)
+
+    # ---- restore
+
+    async def restore(self, mutation: Mutation, version: int | None) -> Restored:
+        """Makes `version` (None: LAST_VALID) the newest again, as a new commit.
+
+        Raises InvalidRequest, NotFound, VersionCompacted, RhoCorrupt, and what `Store.commit` raises.
+        """
+        expected = self._checked(mutation)
+        if version is not None and version < 1:
+            raise InvalidRequest(field="version", problem=f"is {version}; versions start at 1")
+        asked = _identity("RestoreRho", mutation, ["last_valid" if version is None else version])
+        try:
+            target = await self._last_valid(mutation.scope) if version is None else version
+            entries = await self._whole(mutation.scope, target)
+        except SfmError:
+            # The version may be gone since the first try succeeded: a retry still gets its first answer.
+            first = await self._first_answer(mutation, asked, RestoreVersion(version or 1))
+            if first is None:
+                raise
+            result, target, entries = first, 0, ()
+        else:
+            result = await self._commits.commit(self._restoring(mutation, expected, asked, target, entries))
+        if result.replayed:
+            target, entries = receipts.restored_from_bytes(result.receipt)
+        return Restored(result.number, result.commit_time_us, target, entries, result.replayed)
+
+    def _restoring(
+        self, mutation: Mutation, expected: int, asked: RequestIdentity | None, target: int, entries: tuple[Entry, ...]
+    ) -> Transaction:
+        now_us = _now_us()
+        return Transaction(
+            scope=mutation.scope,
+            changes=(RestoreVersion(target),),
+            expected_version=expected,
+            request=asked,
+            committer=mutation.committer,
+            time_us=now_us,
+            receipt=receipts.restored_to_bytes(target, entries),
+            event=events.rho_status(self._rules.node_id, mutation.scope, now_us, [e.certificate for e in entries]),
+            metadata=mutation.metadata,
+            validate_only=mutation.validate_only,
+        )
+
+    async def _first_answer(self, mutation: Mutation, asked: RequestIdentity | None, change: Change) -> CommitResult | None:
+        """The answer to the same request before, if there was one; changes nothing."""
+        if asked is None:
+            return None
+        look = replace(self._restoring(mutation, 0, asked, 0, ()), changes=(change,), expected_version=None, validate_only=True)
+        try:
+            result = await self._commits.commit(look)
+        except RequestIdReused:
+            raise
+        except SfmError:
+            return None
+        return result if result.replayed else None
+
+    async def _whole(self, scope: Scope, version: int) -> tuple[Entry, ...]:
+        """What `version` holds, once its stored numbers have been read again and match their digests."""
+        return (await self._store.read(scope, number=version)).version.entries
+
+    async def _last_valid(self, scope: Scope) -> int:
+        before: int | None = None
+        while True:
+            page = await self._store.versions(scope, before=before, limit=_LAST_VALID_PAGE)
+            for version in page.versions:
+                before = version.version
+                if not version.valid:
+                    continue
+                try:
+                    await self._whole(scope, version.version)
+                except (RhoCorrupt, VersionCompacted):
+                    continue
+                return version.version
+            if not page.versions:
+                raise NotFound(what="valid version", namespace=scope.namespace, current=page.newest)
+
+    # ---- history
+
+    async def history(self, scope: Scope, page_size: int, page_token: str) -> History:
+        """Kept versions, newest first. Raises InvalidRequest, NotFound, StoreUnavailable."""
+        names.check_name(scope.namespace, "namespace")
+        limit = self._rules.page_size_max
+        if not 0 <= page_size <= limit:
+            raise InvalidRequest(
+                field="page_size", problem=f"is {page_size}; it must be 1 to {limit}, or 0 for {PAGE_SIZE_DEFAULT}"
+            )
+        size = page_size or min(PAGE_SIZE_DEFAULT, limit)
+        page = await self._store.versions(scope, before=_before(scope, page_token), limit=size)
+        last = page.versions[-1].version if page.versions else 0
+        more = len(page.versions) == size and last > page.oldest
+        return History(page, _page_token(scope, last) if more else "")
+
+
+def _change(update: Update, found: Examined | None) -> Change:
+    if found is None:
+        return DeleteMatrix(update.key)
+    return PutMatrix(update.key, found.admitted.matrix, found.admitted.certificate)
+
+
+def _receipt(update: Update, found: Examined | None) -> Receipt:
+    return Receipt(update.key, found.admitted.certificate if found else None, found.step if found else None)
+
+
+def _content(update: Update, found: Examined | None) -> list[object]:
+    """What was asked for, in the form that two requests are compared by: the numbers by digest, in whatever form they came."""
+    if found is None:
+        return [update.key, "delete"]
+    m = found.admitted.matrix
+    return [update.key, m.kind.name, m.layout.name, m.dtype.name, m.shape, found.admitted.sent_digest.hex(), update.max_step]
+
+
+def _identity(method: str, mutation: Mutation, content: Sequence[object]) -> RequestIdentity | None:
+    if not mutation.request_id:
+        return None
+    asked = [mutation.expected_version, sorted(mutation.metadata.items()), content]
+    return RequestIdentity(method, mutation.request_id, hashlib.sha256(repr(asked).encode()).digest())
+
+
+# A page token is opaque: whose list it continues, and after which version. Nobody else's list takes it.
+
+
+def _page_token(scope: Scope, version: int) -> str:
+    return base64.urlsafe_b64encode(_list_digest(scope) + version.to_bytes(8, "big")).decode()
+
+
+def _before(scope: Scope, token: str) -> int | None:
+    if not token:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(token.encode())
+    except (ValueError, binascii.Error):
+        raw = b""
+    if len(raw) != 24 or raw[:16] != _list_digest(scope):
+        raise InvalidRequest(
+            field="page_token", problem="is not a token of this list; send next_page_token unchanged, or none to start over"
+        )
+    return int.from_bytes(raw[16:], "big")
+
+
+def _list_digest(scope: Scope) -> bytes:
+    return hashlib.sha256(f"{len(scope.tenant)}:{scope.tenant}{scope.namespace}".encode()).digest()[:16]
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,124 @@
+"""Matrices as they were sent, and what becomes of them on the admission threads: never on the event loop."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfm_grpc.density.admission import Admitted, Bounds, admit
+from sfm_grpc.density.envelope import open_envelope
+from sfm_grpc.density.matrix import checked_matrix, from_doubles, step_norm
+from sfm_grpc.errors import InvalidRequest, MatrixMalformed, SfmError
+from sfm_grpc.model import Buffer, Dtype, Enforcement, Kind, Layout, Matrix
+
+RHO = "rho"
+"""The key that is always a density matrix."""
+
+
+class Form(enum.Enum):
+    """The wire form of a matrix."""
+
+    DATA = enum.auto()
+    DOUBLES = enum.auto()
+    FACTOR = enum.auto()
+    ENVELOPE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class SentMatrix:
+    """A matrix as it came: nothing of it is checked yet."""
+
+    form: Form
+    kind: Kind | None
+    dtype: Dtype | None
+    shape: tuple[int, ...]
+    digest: bytes
+    body: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """What admission needs to know besides the matrix."""
+
+    bounds: Bounds
+    enforcement: Enforcement
+    dimension_max: int
+    matrix_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An admitted matrix and how far it is from the one before it."""
+
+    admitted: Admitted
+    step: float | None
+    """‖new − old‖_F; None without an earlier matrix of the same dimension."""
+
+
+def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, previous: Matrix | None, now_us: int) -> Examined:
+    """Admits one matrix. CPU-bound; the large steps let the GIL go.
+
+    Raises what `density.admission.admit` raises and InvalidRequest, each naming the request field.
+    """
+    try:
+        matrix = _built(sent, key=key, field=field, rules=rules)
+        admitted = admit(matrix, rules.bounds, key=key, enforcement=rules.enforcement, now_us=now_us, claimed_digest=sent.digest)
+    except SfmError as error:
+        if hasattr(error, "field") and not error.field_path:
+            error.field = field
+        raise
+    return Examined(admitted, step_norm(previous, admitted.matrix) if previous is not None else None)
+
+
+def _built(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules) -> Matrix:
+    kind = _kind(sent.kind, key, field)
+    if sent.form is Form.ENVELOPE:
+        return _from_envelope(sent, kind, key, rules)
+    if sent.dtype is None:
+        raise InvalidRequest(field=f"{field}.dtype", problem="is required: DTYPE_FLOAT64 or DTYPE_FLOAT32")
+    if sent.form is Form.DOUBLES and sent.dtype is not Dtype.FLOAT64:
+        doubles = np.frombuffer(sent.body, "<f8")
+        return from_doubles(doubles, kind=kind, dtype=sent.dtype, shape=sent.shape, dimension_max=rules.dimension_max, key=key)
+    # Packed doubles are little-endian binary64, as `data` is.
+    return checked_matrix(
+        kind=kind,
+        layout=Layout.FACTOR if sent.form is Form.FACTOR else Layout.DENSE,
+        dtype=sent.dtype,
+        shape=sent.shape,
+        numbers=sent.body,
+        dimension_max=rules.dimension_max,
+        key=key,
+    )
+
+
+def _kind(kind: Kind | None, key: str, field: str) -> Kind:
+    if key == RHO:
+        if kind is Kind.GENERIC:
+            raise InvalidRequest(field=f"{field}.kind", problem=f"the key {RHO!r} is always MATRIX_KIND_DENSITY")
+        return Kind.DENSITY
+    if kind is None:
+        raise InvalidRequest(field=f"{field}.kind", problem="is required: MATRIX_KIND_DENSITY or MATRIX_KIND_GENERIC")
+    return kind
+
+
+def _from_envelope(sent: SentMatrix, kind: Kind, key: str, rules: AdmissionRules) -> Matrix:
+    envelope = open_envelope(sent.body, bytes_max=rules.matrix_bytes_max, dimension_max=rules.dimension_max)
+    said: Sequence[tuple[str, object, object]] = (
+        ("dtype", sent.dtype, envelope.dtype),
+        ("shape", sent.shape or None, tuple(envelope.shape)),
+    )
+    for name, outside, inside in said:
+        if outside is not None and outside != inside:
+            raise MatrixMalformed(problem=f"{name} is {outside} beside the envelope and {inside} inside it", key=key)
+    return checked_matrix(
+        kind=kind,
+        layout=envelope.layout,
+        dtype=envelope.dtype,
+        shape=envelope.shape,
+        numbers=envelope.numbers,
+        dimension_max=rules.dimension_max,
+        key=key,
+    )

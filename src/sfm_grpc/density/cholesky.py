@@ -1,0 +1,57 @@
+"""LAPACK's Cholesky factorization without the GIL: the only place that knows scipy.
+
+scipy's f2py wrapper holds the GIL for the whole factorization (15 ms at n = 1024, and the event loop with it). The same function
+behind `scipy.linalg.cython_lapack` is reachable by pointer, and a ctypes call releases the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import numpy as np
+from scipy.linalg import cython_lapack
+
+from sfm_grpc.density.matrix import FloatArray
+
+_CAPSULE = "dpotrf"
+_INT32_MAX = 2**31 - 1
+
+
+def factorizes(a: FloatArray) -> bool:
+    """Whether the Cholesky factorization of `a` (n×n float64, C order) runs to completion. Overwrites `a`.
+
+    Only the upper triangle of `a`, as numpy sees it, is read: LAPACK reads columns, so it is its lower one. Releases the GIL.
+    """
+    if a.dtype != np.float64 or not a.flags.c_contiguous or a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise AssertionError(f"not a square C-order float64 workspace: {a.dtype} {a.shape}")
+    n = ctypes.c_int(a.shape[0])
+    info = ctypes.c_int(0)
+    _dpotrf(b"L", ctypes.byref(n), a.ctypes.data, ctypes.byref(n), ctypes.byref(info))
+    if info.value < 0:
+        raise AssertionError(f"dpotrf refused its argument {-info.value}")
+    # An old OpenBLAS takes the root of a NaN pivot and goes on. Whatever is not finite in a row reaches that row's pivot.
+    return info.value == 0 and bool(np.isfinite(np.einsum("ii->", a)))
+
+
+def _load() -> Callable[..., None]:
+    """dpotrf as a callable that releases the GIL."""
+    capsule = cython_lapack.__pyx_capi__[_CAPSULE]
+    get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    signature = get_name(capsule)
+    _check_signature(signature.decode())
+    # (uplo, n, a, lda, info): scipy's cython layer takes 32-bit integers whatever BLAS it was built with.
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    return prototype(get_pointer(capsule, signature))
+
+
+def _check_signature(signature: str) -> None:
+    """Raises ImportError unless the function takes what is passed above: a wrong guess would write over memory."""
+    kinds = [part.strip().removeprefix("void (") for part in signature.rstrip(")").split(",")]
+    double = len(kinds) == 5 and (kinds[2] == "double *" or kinds[2].endswith("cython_lapack_d *"))
+    if not double or [kinds[0], kinds[1], kinds[3], kinds[4]] != ["char *", "int *", "int *", "int *"]:
+        raise ImportError(f"scipy's {_CAPSULE} has the unknown signature {signature!r}; install scipy>=1.13")
+
+
+_dpotrf = _load()

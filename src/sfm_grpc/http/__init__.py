@@ -1,0 +1,1 @@
+"""The HTTP door: probes, Prometheus, and a page for people."""

@@ -1,0 +1,109 @@
+"""Every metric, in one place. Label children are made once: looking them up costs more than counting."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from functools import lru_cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+# Seconds. The latency guard's bound, 60 ms, is an edge.
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_BYTES = tuple(float(1 << p) for p in range(12, 28, 2))
+_STEPS = tuple(10.0**p for p in range(-9, 1))
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        ProcessCollector(registry=r)
+        PlatformCollector(registry=r)
+        GCCollector(registry=r)
+
+        # The given names: the worst namespace speaks.
+        self.rho_psd_ok = Gauge(
+            "somabrain_rho_psd_ok", "1 when every density matrix is certified PSD and none is corrupt", registry=r
+        )
+        self.rho_trace_error = Gauge("somabrain_rho_trace_norm_error", "Largest |tr ρ − 1| of any namespace", registry=r)
+        self.rho_degraded = Gauge("somabrain_rho_degraded_mode", "1 while reads are served without their fast path", registry=r)
+
+        # gRPC's usual names.
+        labels = ("grpc_service", "grpc_method")
+        self._started = Counter("grpc_server_started", "Calls started", labels, registry=r)
+        self._handled = Counter("grpc_server_handled", "Calls completed, by status code", (*labels, "grpc_code"), registry=r)
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds", "Time from request to answer", labels, buckets=_SECONDS, registry=r
+        )
+        self.calls_in_flight = Gauge("sfm_calls_in_flight", "Calls being worked on", registry=r)
+        self.bytes_in_flight = Gauge("sfm_request_bytes_in_flight", "Bytes of requests being worked on", registry=r)
+
+        self.errors = Counter("sfm_errors", "Calls that failed, by reason", ("reason",), registry=r)
+        self.read_source = Counter("sfm_rho_reads", "Reads of ρ, by where the answer came from", ("source",), registry=r)
+        self.commit_bytes = Histogram("sfm_rho_commit_bytes", "Bytes of numbers in one commit", buckets=_BYTES, registry=r)
+        self.commits = Counter("sfm_rho_commits", "Versions made", registry=r)
+        self.clamped = Counter("sfm_rho_clamped", "Matrices clamped on admission", registry=r)
+        self.step = Histogram("sfm_rho_step", "‖Δρ‖_F from one version to the next", buckets=_STEPS, registry=r)
+        self.namespaces = Gauge("sfm_rho_namespaces", "Namespaces with a commit", registry=r)
+        self.corrupt = Gauge(
+            "sfm_rho_corrupt_namespaces", "Namespaces whose stored numbers fail their digest or proof", registry=r
+        )
+        self.verifications = Counter("sfm_rho_verifications", "Stored matrices re-read and proved again", registry=r)
+        self.cache_bytes = Gauge("sfm_rho_cache_bytes", "Memory of matrices that are ready to be read", registry=r)
+        self.compacted = Counter("sfm_rho_versions_compacted", "Versions taken away by retention", registry=r)
+        self.latency_p95 = Gauge("sfm_latency_p95_seconds", "p95 over the sliding window", ("operation",), registry=r)
+        self.loop_lag = Gauge("sfm_event_loop_lag_seconds", "How late the event loop's last tick was", registry=r)
+        self.ready = Gauge("sfm_ready", "1 while the server is ready", registry=r)
+
+    @lru_cache(maxsize=256)  # noqa: B019  one object a process
+    def call(self, service: str, method: str) -> CallMetrics:
+        """The metrics of one method."""
+        return CallMetrics(
+            self._started.labels(service, method), self._handled, self._seconds.labels(service, method), service, method
+        )
+
+
+class CallMetrics:
+    """The metrics of one method, ready to count."""
+
+    def __init__(self, started: Counter, handled: Counter, seconds: Histogram, service: str, method: str) -> None:
+        self.started = started
+        self.seconds = seconds
+        self._handled = handled
+        self._names = (service, method)
+        self._codes: dict[str, Counter] = {}
+
+    def handled(self, code: str) -> Counter:
+        """The counter of calls that ended with `code`."""
+        counter = self._codes.get(code)
+        if counter is None:
+            counter = self._codes[code] = self._handled.labels(*self._names, code)
+        return counter
+
+
+class LatencyWindow:
+    """Latencies of the last while, for a p95 that says how it is now rather than since the start."""
+
+    SAMPLES_MAX = 20_000
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._samples: deque[tuple[float, float]] = deque(maxlen=self.SAMPLES_MAX)
+
+    def add(self, seconds: float) -> None:
+        """Counts one call."""
+        self._samples.append((time.monotonic(), seconds))
+
+    def p95(self) -> tuple[float, int]:
+        """The 95th percentile (nearest rank) in seconds and how many calls it is of; (0, 0) without calls."""
+        before = time.monotonic() - self.window_s
+        while self._samples and self._samples[0][0] < before:
+            self._samples.popleft()
+        values = sorted(seconds for _, seconds in self._samples)
+        return (values[math.ceil(0.95 * len(values)) - 1], len(values)) if values else (0.0, 0)

@@ -1,0 +1,41 @@
+"""Who is calling: until credentials name the tenant, metadata does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from grpc.aio import ServicerContext
+
+from sfm_grpc.coordinator.names import check_name
+from sfm_grpc.model import Scope
+
+TENANT_KEY = "x-soma-tenant"
+CLIENT_KEY = "x-soma-client"
+REQUEST_ID_KEY = "x-request-id"
+TENANT_DEFAULT = "default"
+
+
+Context: TypeAlias = ServicerContext[Any, Any]
+
+
+def metadata_value(context: Context, wanted: str) -> str:
+    """The first value of a metadata key, '' when there is none."""
+    pairs = context.invocation_metadata()
+    assert isinstance(pairs, Iterable)
+    return next((str(value) for key, value in pairs if key == wanted), "")
+
+
+def scope_of(context: Context, namespace: str) -> Scope:
+    """The caller's tenant and the namespace it names. Raises InvalidRequest."""
+    tenant = metadata_value(context, TENANT_KEY) or TENANT_DEFAULT
+    check_name(tenant, TENANT_KEY)
+    return Scope(tenant, namespace)
+
+
+def committer_of(context: Context) -> str:
+    """The name the caller gives itself. Raises InvalidRequest."""
+    name = metadata_value(context, CLIENT_KEY)
+    if name:
+        check_name(name, CLIENT_KEY)
+    return name

@@ -1,0 +1,243 @@
+"""Between messages and records. Numbers pass as buffers: they go around protobuf, see `wire`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from sfm.v1 import matrix_pb2, rho_store_pb2
+
+from sfm_grpc import wire
+from sfm_grpc.coordinator.reads import Answer, Query
+from sfm_grpc.coordinator.receipts import Receipt
+from sfm_grpc.coordinator.rho import Mutation, Update
+from sfm_grpc.coordinator.sent import Form, SentMatrix
+from sfm_grpc.density.envelope import serialize_matrix
+from sfm_grpc.errors import InvalidRequest
+from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, Scope, Version
+
+_E = TypeVar("_E", Kind, Dtype)
+
+MutationRequest = rho_store_pb2.CommitRhoRequest | rho_store_pb2.RestoreRhoRequest
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def commit_request(raw: bytes) -> tuple[rho_store_pb2.CommitRhoRequest, list[memoryview]]:
+    """A CommitRhoRequest, its numbers taken out. Raises InvalidRequest when the bytes are no such message."""
+    try:
+        skeleton, bodies = wire.split(raw, wire.COMMIT_REQUEST)
+        return rho_store_pb2.CommitRhoRequest.FromString(skeleton), bodies
+    except ValueError as error:  # WireError and protobuf's DecodeError
+        raise InvalidRequest(field="message", problem=f"is not a sfm.v1.CommitRhoRequest: {error}") from error
+
+
+def mutation(request: MutationRequest, scope: Scope, committer: str) -> Mutation:
+    """What every mutation says."""
+    return Mutation(
+        scope=scope,
+        expected_version=request.expected_version if request.HasField("expected_version") else None,
+        request_id=request.request_id,
+        metadata=dict(request.metadata),
+        committer=committer,
+        validate_only=request.validate_only,
+    )
+
+
+def updates(request: rho_store_pb2.CommitRhoRequest, bodies: Sequence[memoryview]) -> list[Update]:
+    """The changes of a commit. Raises InvalidRequest for one that says nothing."""
+    return [_update(u, f"updates[{place}]", bodies) for place, u in enumerate(request.updates)]
+
+
+def _update(update: rho_store_pb2.MatrixUpdate, field: str, bodies: Sequence[memoryview]) -> Update:
+    change = update.WhichOneof("change")
+    if change is None:
+        raise InvalidRequest(field=field, problem="says neither put nor delete")
+    put = _sent(update.put, f"{field}.put", bodies) if change == "put" else None
+    return Update(update.key, put, update.max_step if update.HasField("max_step") else None, field)
+
+
+def _sent(matrix: matrix_pb2.Matrix, field: str, bodies: Sequence[memoryview]) -> SentMatrix:
+    content = matrix.WhichOneof("content")
+    body: Buffer
+    match content:
+        case "data":
+            form, body = Form.DATA, wire.body_of(matrix.data, bodies)
+        case "double_values":
+            form, body = Form.DOUBLES, wire.bodies_of(matrix.double_values.values, bodies)
+        case "factor":
+            form, body = Form.FACTOR, wire.body_of(matrix.factor.data, bodies) if matrix.factor.data else b""
+        case "envelope":
+            form, body = Form.ENVELOPE, wire.body_of(matrix.envelope, bodies)
+        case _:
+            raise InvalidRequest(field=f"{field}.content", problem="is required: data, double_values, factor or envelope")
+    return SentMatrix(
+        form=form,
+        kind=_member(Kind, matrix.kind, f"{field}.kind"),
+        dtype=_member(Dtype, matrix.dtype, f"{field}.dtype"),
+        shape=tuple(matrix.shape),
+        digest=matrix.digest,
+        body=body,
+    )
+
+
+def _member(enum: type[_E], number: int, field: str) -> _E | None:
+    """The enum's member, None when unspecified. Raises InvalidRequest for a number it does not know."""
+    if number == 0:
+        return None
+    try:
+        return enum(number)
+    except ValueError:
+        known = ", ".join(f"{m.name} = {m.value}" for m in enum)
+        raise InvalidRequest(field=field, problem=f"is {number}, which this server does not know; it knows {known}") from None
+
+
+def query(request: rho_store_pb2.GetRhoRequest, scope: Scope) -> Query:
+    """What a read asks for. Raises InvalidRequest."""
+    for name in ("known_version", "version"):
+        if getattr(request, name) < 0:
+            raise InvalidRequest(field=name, problem=f"is {getattr(request, name)}; versions start at 1")
+    if len(set(request.keys)) < len(request.keys):
+        raise InvalidRequest(field="keys", problem="names a key twice")
+    exact = request.WhichOneof("at") == "version"
+    if exact and request.version == 0:
+        raise InvalidRequest(field="version", problem="is 0; versions start at 1, leave it out for the newest")
+    freshness = request.freshness
+    canonical = freshness.consistency == rho_store_pb2.CONSISTENCY_CANONICAL
+    if freshness.min_version < 0:
+        raise InvalidRequest(field="freshness.min_version", problem=f"is {freshness.min_version}; it must be 0 or more")
+    staleness_us: int | None = None
+    if freshness.HasField("max_staleness"):
+        staleness_us = freshness.max_staleness.ToMicroseconds()
+        if staleness_us < 0 or canonical:
+            raise InvalidRequest(field="freshness.max_staleness", problem="must be positive, and not with CONSISTENCY_CANONICAL")
+    return Query(
+        scope=scope,
+        keys=tuple(request.keys),
+        version=request.version if exact else None,
+        canonical=canonical,
+        min_version=freshness.min_version,
+        max_staleness_us=staleness_us,
+        known_version=request.known_version,
+        numbers=request.view == rho_store_pb2.VIEW_FULL,
+    )
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def timestamp(time_us: int) -> Timestamp:
+    """Microseconds since the epoch as a Timestamp."""
+    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a Duration."""
+    nanos = round(seconds * 1e9)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def certificate(c: Certificate) -> matrix_pb2.Certificate:
+    """A certificate, field by field."""
+    return matrix_pb2.Certificate(
+        kind=c.kind.value,  # type: ignore[arg-type]
+        layout=c.layout.value,  # type: ignore[arg-type]
+        dtype=c.dtype.value,  # type: ignore[arg-type]
+        shape=c.shape,
+        digest=c.digest,
+        valid=c.valid,
+        min_eigenvalue_bound=c.min_eigenvalue_bound,
+        psd_method=c.psd_method.value,  # type: ignore[arg-type]
+        trace_error=c.trace_error,
+        asymmetry=c.asymmetry,
+        epsilon=c.epsilon,
+        trace_tolerance=c.trace_tolerance,
+        hermitian_tolerance=c.hermitian_tolerance,
+        clamped_mass=c.clamped_mass,
+        psd_ok=c.psd_ok,
+        trace_ok=c.trace_ok,
+        certify_time=timestamp(c.certify_time_us),
+    )
+
+
+def receipt(r: Receipt) -> rho_store_pb2.MatrixReceipt:
+    """What became of one key."""
+    if r.certificate is None:
+        return rho_store_pb2.MatrixReceipt(key=r.key, deleted=True)
+    c = r.certificate
+    return rho_store_pb2.MatrixReceipt(key=r.key, digest=c.digest, clamped=c.clamped, certificate=certificate(c), step=r.step)
+
+
+def entries(found: Iterable[Entry]) -> list[rho_store_pb2.MatrixEntry]:
+    """What a version holds."""
+    return [
+        rho_store_pb2.MatrixEntry(key=e.key, certificate=certificate(e.certificate), put_version=e.put_version) for e in found
+    ]
+
+
+def version(v: Version) -> rho_store_pb2.RhoVersion:
+    """One version of a list."""
+    return rho_store_pb2.RhoVersion(
+        version=v.version,
+        commit_time=timestamp(v.commit_time_us),
+        committer=v.committer,
+        metadata=dict(v.metadata),
+        valid=v.valid,
+        restored_version=v.restored_version,
+        entries=entries(v.entries),
+        changed_keys=v.changed_keys,
+    )
+
+
+def answer(found: Answer, form: matrix_pb2.MatrixForm.ValueType, *, numbers: bool) -> bytes:
+    """A GetRhoResponse as bytes, its numbers joined in without passing through protobuf."""
+    snapshot = found.snapshot
+    response = rho_store_pb2.GetRhoResponse(
+        version=found.version.version,
+        commit_time=timestamp(found.version.commit_time_us),
+        source=rho_store_pb2.SOURCE_CACHE if found.cached else rho_store_pb2.SOURCE_CANONICAL,
+        degraded=found.degraded,
+        not_modified=found.not_modified,
+    )
+    if found.newest:
+        response.as_of_time.CopyFrom(timestamp(snapshot.as_of_us))
+    bodies: list[Buffer] = []
+    for entry in () if found.not_modified else found.entries:
+        named = response.matrices.add(key=entry.key, certificate=certificate(entry.certificate), put_version=entry.put_version)
+        _describe(named.matrix, entry.certificate)
+        if numbers:
+            _fill(named.matrix, entry.certificate, snapshot.numbers, form, bodies)
+    return wire.join(response.SerializeToString(), wire.GET_RESPONSE, bodies)
+
+
+def _describe(matrix: matrix_pb2.Matrix, c: Certificate) -> None:
+    matrix.kind = c.kind.value  # type: ignore[assignment]
+    matrix.dtype = c.dtype.value  # type: ignore[assignment]
+    matrix.shape.extend(c.shape)
+    matrix.digest = c.digest
+
+
+def _fill(
+    matrix: matrix_pb2.Matrix,
+    c: Certificate,
+    numbers: Mapping[bytes, Buffer],
+    form: matrix_pb2.MatrixForm.ValueType,
+    bodies: list[Buffer],
+) -> None:
+    """Puts a placeholder into the message and the numbers into `bodies`."""
+    body = numbers[c.digest]
+    if form == matrix_pb2.MATRIX_FORM_ENVELOPE:
+        body = serialize_matrix(Matrix(kind=c.kind, layout=c.layout, dtype=c.dtype, shape=c.shape, numbers=body))
+        matrix.envelope = wire.placeholder(len(bodies))
+    elif c.layout is Layout.FACTOR:
+        matrix.factor.data = wire.placeholder(len(bodies))
+    elif form == matrix_pb2.MATRIX_FORM_DOUBLE_VALUES:
+        if c.dtype is not Dtype.FLOAT64:
+            body = np.frombuffer(body, c.dtype.numpy).astype("<f8").tobytes()
+        matrix.double_values.values.append(len(bodies))
+    else:
+        matrix.data = wire.placeholder(len(bodies))
+    bodies.append(body)

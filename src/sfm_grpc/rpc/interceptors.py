@@ -1,0 +1,159 @@
+"""What happens to every call before and after its servicer: one pass, not a stack of proxies.
+
+Request id, admission control (draining, calls and bytes in flight), deadline, metrics, and errors into google.rpc.Status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from grpc.aio import ServerInterceptor
+
+from sfm_grpc.errors import DeadlineExceeded, Draining, InternalError, Overloaded, SfmError, StoreUnavailable
+from sfm_grpc.metrics import LatencyWindow, Metrics
+from sfm_grpc.rpc.caller import REQUEST_ID_KEY, Context, metadata_value
+from sfm_grpc.rpc.errors import DETAILS_KEY, code_of, status_of
+
+_log = logging.getLogger(__name__)
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Details: TypeAlias = grpc.HandlerCallDetails
+_REQUEST_ID_CHARS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What calls are held to."""
+
+    deadline_default_s: float
+    deadline_max_s: float
+    calls_max: int
+    bytes_max: int
+    slow_s: float
+
+
+class CallGuard(ServerInterceptor):
+    """Guards the unary calls of our own services; health checks and reflection pass, they must answer when nothing else does."""
+
+    def __init__(self, rules: CallRules, metrics: Metrics, windows: dict[str, LatencyWindow], package: str) -> None:
+        self._rules = rules
+        self._metrics = metrics
+        self._windows = windows
+        self._prefix = f"/{package}."
+        self._wrapped: dict[str, Handler] = {}
+        self._calls = 0
+        self._bytes = 0
+        self.draining = False
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
+    ) -> Handler | None:
+        """See grpc.aio.ServerInterceptor."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(self._prefix) or handler.unary_unary is None:
+            return handler
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            wrapped = self._wrapped[method] = self._wrap(handler, method)
+        return wrapped
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
+        _, service, name = method.split("/")
+        counted = self._metrics.call(service, name)
+        window = self._windows.get(name)
+        # Questions about the server itself are answered also when it is full or going.
+        exempt = service.endswith(".Health")
+        inner: Callable[[Any, Context], Awaitable[Any]] = handler.unary_unary  # type: ignore[assignment]
+
+        async def guarded(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            counted.started.inc()
+            request_id = _request_id(context)
+            size = len(request) if isinstance(request, bytes) else 0
+            code = "OK"
+            self._enter(size)
+            try:
+                if not exempt:
+                    self._check_room(size)
+                async with asyncio.timeout(self._seconds(context)):
+                    return await inner(request, context)
+            except Exception as error:
+                told = self._told(error, context, method, request_id)
+                code = code_of(told).name
+                await _abort(context, told, request_id)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            finally:
+                self._leave(size)
+                seconds = time.perf_counter() - started
+                counted.seconds.observe(seconds)
+                counted.handled(code).inc()
+                if window is not None and code == "OK":
+                    window.add(seconds)
+                if seconds > self._rules.slow_s:
+                    _log.warning("slow: %s %s %s in %.0f ms", method, request_id, code, seconds * 1000)
+
+        return grpc.unary_unary_rpc_method_handler(
+            guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+    def _enter(self, size: int) -> None:
+        self._calls += 1
+        self._bytes += size
+        self._metrics.calls_in_flight.set(self._calls)
+        self._metrics.bytes_in_flight.set(self._bytes)
+
+    def _leave(self, size: int) -> None:
+        self._calls -= 1
+        self._bytes -= size
+        self._metrics.calls_in_flight.set(self._calls)
+        self._metrics.bytes_in_flight.set(self._bytes)
+
+    def _check_room(self, size: int) -> None:
+        if self.draining:
+            raise Draining
+        if self._calls > self._rules.calls_max:
+            raise Overloaded(limit="concurrent_rpcs_max", value=self._calls, maximum=self._rules.calls_max)
+        if size and self._bytes > self._rules.bytes_max:
+            raise Overloaded(limit="inflight_bytes_max", value=self._bytes, maximum=self._rules.bytes_max)
+
+    def _seconds(self, context: Context) -> float:
+        """The time this call has: its own, cut to the limit, or the default. No request is without a deadline."""
+        remaining = context.time_remaining()
+        return self._rules.deadline_default_s if remaining is None else min(remaining, self._rules.deadline_max_s)
+
+    def _told(self, error: Exception, context: Context, method: str, request_id: str) -> SfmError:
+        """The error the caller is told. A defect is told by its request id only; its cause is logged."""
+        if isinstance(error, SfmError):
+            if isinstance(error, StoreUnavailable):
+                _log.error("%s %s: %s", method, request_id, error)
+            return error
+        if isinstance(error, TimeoutError):
+            remaining = context.time_remaining()
+            limit = self._rules.deadline_default_s if remaining is None else self._rules.deadline_max_s
+            return DeadlineExceeded(deadline_ms=round(limit * 1000))
+        _log.exception("%s %s failed", method, request_id)
+        return InternalError(request_id=request_id)
+
+
+async def _abort(context: Context, error: SfmError, request_id: str) -> NoReturn:
+    trailing = ((DETAILS_KEY, status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))
+    await context.abort(code_of(error), error.sentence(), trailing)
+    raise AssertionError("abort returns never")
+
+
+def _request_id(context: Context) -> str:
+    """The caller's id of this call, for logs; or one of ours."""
+    given = metadata_value(context, REQUEST_ID_KEY)
+    if given and len(given) <= _REQUEST_ID_CHARS_MAX and given.isprintable():
+        return given
+    return secrets.token_hex(8)

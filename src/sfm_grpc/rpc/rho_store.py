@@ -1,0 +1,93 @@
+"""sfm.v1.RhoStore: check, call, translate."""
+
+from __future__ import annotations
+
+from sfm.v1 import matrix_pb2, rho_store_pb2
+from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
+
+from sfm_grpc.coordinator.names import check_name
+from sfm_grpc.coordinator.reads import Answer, Reads
+from sfm_grpc.coordinator.rho import RhoCoordinator
+from sfm_grpc.errors import InvalidRequest
+from sfm_grpc.metrics import Metrics
+from sfm_grpc.rpc import convert
+from sfm_grpc.rpc.caller import Context, committer_of, scope_of
+
+# How long a finished answer may be used again before its `as_of_time` is written anew.
+_READY_US = 500_000
+_READY_KEPT = 8
+
+
+class RhoStoreServicer:
+    """The RPCs of RhoStore; CommitRho takes and GetRho gives raw bytes, so that numbers are not copied."""
+
+    def __init__(self, rho: RhoCoordinator, reads: Reads, metrics: Metrics) -> None:
+        self._rho = rho
+        self._reads = reads
+        self._sources = {cached: metrics.read_source.labels(name) for cached, name in ((True, "cache"), (False, "canonical"))}
+
+    async def CommitRho(self, raw: bytes, context: Context) -> CommitRhoResponse:  # noqa: N802
+        """See rho_store.proto."""
+        request, bodies = convert.commit_request(raw)
+        mutation = convert.mutation(request, scope_of(context, request.namespace), committer_of(context))
+        done = await self._rho.commit(mutation, convert.updates(request, bodies))
+        return CommitRhoResponse(
+            version=done.version,
+            commit_time=convert.timestamp(done.commit_time_us),
+            receipts=[convert.receipt(r) for r in done.receipts],
+            replayed=done.replayed,
+        )
+
+    async def GetRho(self, request: rho_store_pb2.GetRhoRequest, context: Context) -> bytes:  # noqa: N802
+        """See rho_store.proto."""
+        check_name(request.namespace, "namespace")
+        query = convert.query(request, scope_of(context, request.namespace))
+        answer = await self._reads.get(query)
+        self._sources[answer.cached].inc()
+        return _ready(answer, query.keys, request.form, numbers=query.numbers)
+
+    async def ListRhoVersions(  # noqa: N802
+        self, request: rho_store_pb2.ListRhoVersionsRequest, context: Context
+    ) -> ListRhoVersionsResponse:
+        """See rho_store.proto."""
+        history = await self._rho.history(scope_of(context, request.namespace), request.page_size, request.page_token)
+        return ListRhoVersionsResponse(
+            versions=[convert.version(v) for v in history.page.versions],
+            next_page_token=history.next_page_token,
+            newest_version=history.page.newest,
+            oldest_version=history.page.oldest,
+        )
+
+    async def RestoreRho(  # noqa: N802
+        self, request: rho_store_pb2.RestoreRhoRequest, context: Context
+    ) -> RestoreRhoResponse:
+        """See rho_store.proto."""
+        target = request.WhichOneof("target")
+        if target is None:
+            raise InvalidRequest(field="target", problem="is required: version or last_valid")
+        mutation = convert.mutation(request, scope_of(context, request.namespace), committer_of(context))
+        done = await self._rho.restore(mutation, request.version if target == "version" else None)
+        return RestoreRhoResponse(
+            version=done.version,
+            commit_time=convert.timestamp(done.commit_time_us),
+            restored_version=done.restored_version,
+            entries=convert.entries(done.entries),
+            replayed=done.replayed,
+        )
+
+
+def _ready(answer: Answer, keys: tuple[str, ...], form: matrix_pb2.MatrixForm.ValueType, *, numbers: bool) -> bytes:
+    """The answer as bytes; the same bytes again while nothing but the moment changed."""
+    snapshot = answer.snapshot
+    if answer.not_modified or not answer.cached or answer.degraded:
+        return convert.answer(answer, form, numbers=numbers)
+    shape = (keys, form, numbers, answer.newest)
+    made = snapshot.ready.get(shape)
+    if isinstance(made, tuple) and snapshot.as_of_us - made[0] < _READY_US:
+        ready: bytes = made[1]
+        return ready
+    ready = convert.answer(answer, form, numbers=numbers)
+    if len(snapshot.ready) >= _READY_KEPT:
+        snapshot.ready.clear()
+    snapshot.ready[shape] = (snapshot.as_of_us, ready)
+    return ready

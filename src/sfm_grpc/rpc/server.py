@@ -1,0 +1,98 @@
+"""The gRPC server: handlers from the proto's own descriptors, options, interceptors, reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc.aio import Server
+from grpc_health.v1 import health_pb2 as probe_pb2
+from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sfm.v1 import health_pb2, rho_store_pb2
+
+from sfm_grpc.rpc.grpc_health import ProbeServicer
+from sfm_grpc.rpc.interceptors import CallGuard
+from sfm_grpc.settings import Settings, split_address
+
+PACKAGE = "sfm.v1"
+DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
+    d.name: d for d in (rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"], health_pb2.DESCRIPTOR.services_by_name["Health"])
+}
+SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
+
+# What passes as bytes, around protobuf: their numbers are large.
+RAW_REQUESTS = frozenset({"CommitRho"})
+RAW_RESPONSES = frozenset({"GetRho"})
+
+# What a message may have besides its numbers and still be within the limit on numbers.
+_HEADROOM_BYTES = 64 * 1024
+
+
+def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServicer, guard: CallGuard) -> Server:
+    """A server with everything on it, not bound and not started. `servicers`: by service name."""
+    server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
+    for name, servicer in servicers.items():
+        descriptor = DESCRIPTORS[name]
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(descriptor.full_name, _handlers(descriptor, servicer)),)
+        )
+    probe_pb2_grpc.add_HealthServicer_to_server(probe, server)
+    names = (*SERVICES, probe_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    return server
+
+
+def bind(server: Server, settings: Settings) -> str:
+    """Opens the port; returns the address it listens on. Raises OSError with a sentence."""
+    host, port = split_address(settings.listen)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if settings.tls_cert_file and settings.tls_key_file:
+            bound = server.add_secure_port(address, _credentials(settings))
+        else:
+            bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"{settings.listen} cannot be listened on: is it in use, or not this machine's?") from error
+    return f"{address.rpartition(':')[0]}:{bound}"
+
+
+def _handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    handlers = {}
+    for method in descriptor.methods:
+        call: Callable[..., Any] = getattr(servicer, method.name)
+        decode = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type).FromString
+        encode = None if method.name in RAW_RESPONSES else _serialize
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, request_deserializer=decode, response_serializer=encode)
+    return handlers
+
+
+def _serialize(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    size = settings.message_bytes_max + _HEADROOM_BYTES
+    return [
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        # Two servers on one port would answer in turn with different stores.
+        ("grpc.so_reuseport", 0),
+        # Clients may ping an idle connection every ten seconds; more often is refused.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Errors carry their facts in trailing metadata.
+        ("grpc.max_metadata_size", 64 * 1024),
+    ]
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    assert settings.tls_cert_file
+    assert settings.tls_key_file
+    pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+    authorities = settings.tls_client_ca_file.read_bytes() if settings.tls_client_ca_file else None
+    return grpc.ssl_server_credentials([pair], root_certificates=authorities, require_client_auth=authorities is not None)

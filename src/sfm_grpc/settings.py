@@ -1,0 +1,218 @@
+"""Every setting, read once from `SFM_*` (or the file `SFM_CONFIG_FILE` names) and checked across fields.
+
+docs/CONFIGURATION.md is the same list for people; a test compares the two. No setting at all is the embedded default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sfm_grpc.model import Enforcement
+
+PREFIX = "SFM_"
+FILE_VARIABLE = "SFM_CONFIG_FILE"
+# Not settings: the configuration file's own name, and what tests and benchmarks say to themselves.
+_NOT_SETTINGS = (FILE_VARIABLE, "SFM_TEST_", "SFM_TARGET", "SFM_TENANT")
+
+MIB = 1 << 20
+
+
+class ConfigError(Exception):
+    """The configuration cannot be served with; `str()` has a line for each thing that is wrong."""
+
+
+class Settings(BaseSettings):
+    """What a server is told. Units are the last word of a name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
+
+    # ---- doors
+    listen: str = Field(
+        "127.0.0.1:50051", description="gRPC address, `host:port`; `[::1]:50051` for IPv6; port 0 takes a free one."
+    )
+    http_listen: str = Field(
+        "127.0.0.1:9595", description="HTTP address for /healthz, /livez, /readyz, /metrics and the status page; empty: none."
+    )
+    insecure: bool = Field(False, description="Allow a listen address beyond loopback without TLS.")
+    tls_cert_file: Path | None = Field(None, description="PEM certificate chain of the gRPC port; with `SFM_TLS_KEY_FILE`.")
+    tls_key_file: Path | None = Field(None, description="PEM private key of the gRPC port.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM authorities; when set, callers must present a certificate of theirs."
+    )
+    node_id: str = Field("", description="This process's name in events and logs; empty: host name and process id.")
+
+    # ---- store
+    data_dir: Path = Field(Path("var"), description="Directory of the embedded store (`sfm.db`); created when missing.")
+    rho_history_versions: int = Field(
+        100, ge=1, description="Versions kept for each namespace; the head and LAST_VALID always stay."
+    )
+    rho_history_age_s: int = Field(
+        86_400, ge=0, description="Older versions go too, the head and LAST_VALID excepted; 0: age does not matter."
+    )
+    request_age_s: int = Field(86_400, ge=86_400, description="How long request ids are remembered, at least a day.")
+    events_kept: int = Field(10_000, ge=0, description="Events kept in the outbox while nothing takes them away.")
+
+    # ---- ρ
+    rho_enforcement: Enforcement = Field(
+        Enforcement.ENFORCE,
+        description="`enforce` refuses trace and PSD violations; `observe` lets them in, flagged (the dark launch).",
+    )
+    rho_epsilon: float = Field(
+        1e-8, gt=0, le=1e-2, description="PSD bound: λ_min ≥ −max(this, 2u‖ρ‖_F); the Hermitian bound likewise."
+    )
+    rho_trace_tolerance: float = Field(1e-6, gt=0, le=1e-2, description="Trace bound: |tr ρ − 1| ≤ this.")
+    rho_max_step: float | None = Field(
+        None, gt=0, description="Bound on ‖Δρ‖_F of one commit where the caller names none; unset: none."
+    )
+    rho_cache_bytes_max: int = Field(256 * MIB, ge=0, description="Memory for matrices that are ready to be read.")
+    rho_cache_ttl: float = Field(
+        3_600, gt=0, description="Seconds after which an unread matrix leaves memory: hygiene, never correctness."
+    )
+    rho_verify_interval_s: float = Field(30, gt=0, description="Pause between background re-verifications of all stored heads.")
+    decognitize: bool = Field(True, description="Accepted for the predecessor's sake; there is no cognitive code to turn on.")
+
+    # ---- limits, published by GetServerInfo
+    message_bytes_max: int = Field(64 * MIB, ge=64 * 1024, le=1024 * MIB, description="Bytes of one message, both ways.")
+    inflight_bytes_max: int = Field(512 * MIB, ge=64 * 1024, description="Bytes of requests being worked on at once.")
+    concurrent_rpcs_max: int = Field(256, ge=1, description="Calls being worked on at once; health checks are not counted.")
+    dimension_max: int = Field(8_192, ge=1, le=65_536, description="Rows or columns of one matrix.")
+    keys_per_commit_max: int = Field(64, ge=1, le=10_000, description="Changes in one commit.")
+    keys_per_namespace_max: int = Field(256, ge=1, le=10_000, description="Matrices in one namespace.")
+    metadata_bytes_max: int = Field(16_384, ge=0, le=MIB, description="Bytes of one commit's metadata, keys and values together.")
+    page_size_max: int = Field(1_000, ge=1, le=10_000, description="Versions on one page.")
+    deadline_default_ms: int = Field(10_000, ge=1, description="Deadline of a call that names none.")
+    deadline_max_ms: int = Field(120_000, ge=1, description="Longest deadline that is honoured; a longer one is cut to this.")
+
+    # ---- process
+    drain_s: float = Field(10, ge=0, description="On SIGTERM: how long calls in flight may take to finish.")
+    drain_notice_s: float = Field(
+        0, ge=0, description="On SIGTERM: how long to answer as not ready before new calls are refused."
+    )
+    latency_bound_ms: float = Field(60, gt=0, description="The latency guard's bound on the p95 of reads and commits.")
+    latency_window_s: float = Field(60, gt=0, description="The sliding window over which the p95 is taken.")
+    slow_call_ms: float = Field(250, gt=0, description="A call slower than this is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged at least.")
+    log_format: Literal["console", "json"] = Field("console", description="One readable line each, or one JSON object each.")
+
+    @field_validator("decognitize")
+    @classmethod
+    def _no_cognition(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError(
+                "0 asks for the predecessor's cognitive code, which is not in the data plane: it lives in the external cognitive "
+                "manager (a runnable one is in examples/cognitive_manager)"
+            )
+        return value
+
+    @field_validator("tls_cert_file", "tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError(f"{path} cannot be read")
+        return path
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE go together")
+        if self.tls_client_ca_file and not self.tls_cert_file:
+            raise ValueError("SFM_TLS_CLIENT_CA_FILE needs SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE")
+        if self.deadline_default_ms > self.deadline_max_ms:
+            raise ValueError("SFM_DEADLINE_DEFAULT_MS is over SFM_DEADLINE_MAX_MS")
+        if self.inflight_bytes_max < self.message_bytes_max:
+            raise ValueError("SFM_INFLIGHT_BYTES_MAX is below SFM_MESSAGE_BYTES_MAX: the largest message could never be accepted")
+        host, _ = split_address(self.listen)
+        if not (is_loopback(host) or self.tls_cert_file or self.insecure):
+            raise ValueError(
+                f"SFM_LISTEN is {self.listen}, beyond loopback, without TLS: set SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE, or say "
+                "--insecure (SFM_INSECURE=1) where the network is trusted"
+            )
+        if self.http_listen:
+            split_address(self.http_listen)
+        return self
+
+    @property
+    def node(self) -> str:
+        """`node_id`, or a name of this process."""
+        return self.node_id or f"{socket.gethostname()}-{os.getpid()}"
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """What GetServerInfo publishes."""
+        names = (
+            "message_bytes_max",
+            "inflight_bytes_max",
+            "concurrent_rpcs_max",
+            "dimension_max",
+            "keys_per_commit_max",
+            "keys_per_namespace_max",
+            "metadata_bytes_max",
+            "page_size_max",
+            "deadline_max_ms",
+            "rho_history_versions",
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Splits `host:port`. Raises ValueError with the sentence a user needs."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{address!r} is not an address: write host:port, for example 127.0.0.1:50051")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost" or host.startswith("unix"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def load(overrides: Mapping[str, object] | None = None) -> Settings:
+    """Reads the settings. `overrides` (the command line's) win over the environment, which wins over the file.
+
+    Raises ConfigError naming each variable that is unknown or out of range.
+    """
+    _refuse_unknown()
+    path = os.environ.get(FILE_VARIABLE)
+    if path and not Path(path).is_file():
+        raise ConfigError(f"{FILE_VARIABLE}: {path} is not a file")
+    try:
+        return Settings(_env_file=path or None, **dict(overrides or {}))  # type: ignore[call-arg,arg-type]
+    except ValidationError as error:
+        lines = (f"{_place(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    if not location:
+        return ""
+    name = str(location[0])
+    return f"{name.upper() if name.lower().startswith(PREFIX.lower()) else variable(name)}: "
+
+
+def _refuse_unknown() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    for name in os.environ:
+        if not name.startswith(PREFIX) or name in known or name.startswith(_NOT_SETTINGS):
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(f"{name} is not a setting" + (f"; {close[0]} is" if close else " (sfm config lists them)"))

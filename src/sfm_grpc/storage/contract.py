@@ -1,0 +1,140 @@
+"""What every engine promises. tests/contract is the same in code; an engine is one that passes it.
+
+An engine executes transactions and answers questions about what was committed. It decides nothing: what is admissible, which
+version may be read by whom and what an answer looks like is decided above it. Driver errors never leave an engine's folder:
+what comes out is StoreUnavailable, or a defect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sfm_grpc.model import Buffer, CommitResult, Scope, Transaction, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One consistent look at a namespace."""
+
+    version: Version
+    newest: int
+    oldest: int
+    """The oldest version that is kept."""
+    numbers: Mapping[bytes, Buffer]
+    """By digest: what was asked for and not had. Checked against the digest when it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """A stretch of history, newest first."""
+
+    versions: tuple[Version, ...]
+    newest: int
+    oldest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What housekeeping may take away. The head and the newest valid version always stay."""
+
+    versions: int
+    """How many versions are kept."""
+    age_s: int
+    """Older ones go too; 0: age does not matter."""
+    request_age_s: int
+    """How long request ids are remembered."""
+    events: int
+    """How many events wait in the outbox at most, while nothing takes them away."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event in the outbox."""
+
+    event_id: int
+    """Rises; never reused."""
+    scope: Scope
+    topic: str
+    version: int
+    time_us: int
+    payload: Mapping[str, object]
+
+
+class Store(Protocol):
+    """The canonical store."""
+
+    name: str
+    """`sqlite` or `postgres`: what GetServerInfo says."""
+
+    async def open(self) -> None:
+        """Connects, and creates or checks the schema. Raises StoreUnavailable with what to do about it."""
+
+    async def close(self) -> None:
+        """Finishes what is under way and lets go. Idempotent."""
+
+    async def check(self) -> str:
+        """Asks the store a question it can only answer when it works. Returns what it is; raises StoreUnavailable."""
+
+    async def commit(self, transaction: Transaction) -> CommitResult:
+        """Executes a transaction: all of it or nothing, durable when this returns.
+
+        In this order, so that the first thing wrong is what is told:
+
+        1. A remembered request: the same content → its first answer (`replayed`); other content → RequestIdReused.
+        2. `expected_version` differs from the namespace's → VersionConflict. A namespace that was never committed to is at 0;
+           a deletion never sets it back.
+        3. RestoreVersion of a version that never was → NotFound, that is no longer kept → VersionCompacted.
+        4. A key's kind is fixed by its first commit, also after it was deleted → KindChanged.
+        5. More keys than a namespace may hold → LimitExceeded.
+        6. `validate_only` → the result as it would have been, and nothing is changed.
+
+        Then one version is made of all that the namespace holds after the changes, the request is remembered, the event is
+        written. The commit time is the transaction's, or the version's before it where that is later. Only successes are
+        remembered. Raises StoreUnavailable, with `outcome_unknown` when the store may have committed all the same.
+        """
+
+    def peek(self, scope: Scope) -> int | None:
+        """The namespace's version now, as `read` would find it, for callers that must not wait.
+
+        0 when it was never committed to. None when the engine cannot say at once (it would have to wait for a network, or the
+        file is busy): then `read` must be asked.
+        """
+
+    async def read(
+        self,
+        scope: Scope,
+        *,
+        number: int | None = None,
+        keys: Sequence[str] = (),
+        have: Collection[bytes] = (),
+        numbers: bool = True,
+    ) -> Reading:
+        """Reads a version, the newest when `number` is None, as one consistent look.
+
+        With `numbers`, those of `keys` (none named: all) whose digests are not in `have` come along, checked against their
+        digests. Raises NotFound (namespace; version above the newest), VersionCompacted, RhoCorrupt, StoreUnavailable. Keys
+        the version does not hold are left out: whether that is an error is decided above.
+        """
+
+    async def versions(self, scope: Scope, *, before: int | None, limit: int) -> VersionPage:
+        """The kept versions below `before` (None: from the newest), newest first, at most `limit`.
+
+        Raises NotFound (namespace), StoreUnavailable.
+        """
+
+    async def heads(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
+        """The newest version of each namespace, ordered by tenant and name, those after `after`. Raises StoreUnavailable."""
+
+    async def compact(self, scope: Scope, retention: Retention, now_us: int) -> int:
+        """Takes away a few of the versions that `retention` no longer keeps, oldest first; returns how many.
+
+        A short transaction, so that commits hardly wait: call it again until it returns 0. Raises StoreUnavailable.
+        """
+
+    async def forget(self, retention: Retention, now_us: int) -> int:
+        """Takes away a few requests and events that `retention` no longer keeps; returns how many. Raises StoreUnavailable."""
+
+    async def events(self, *, after: int, limit: int) -> Sequence[StoredEvent]:
+        """The outbox after an event id, oldest first. Raises StoreUnavailable."""

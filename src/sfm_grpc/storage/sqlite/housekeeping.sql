@@ -1,0 +1,33 @@
+-- name: list_expired
+-- The oldest versions that are beyond the number kept or too old, but never the head nor the newest valid one.
+SELECT version FROM rho_version
+WHERE namespace_id = :namespace_id
+  AND version < :newest
+  AND (version <= :newest - :versions OR commit_time_us < :oldest_time_us)
+  AND version <> COALESCE(
+    (SELECT MAX(version) FROM rho_version WHERE namespace_id = :namespace_id AND valid = 1), 0)
+ORDER BY version LIMIT :limit;
+
+-- name: list_bodies
+SELECT body_id FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
+
+-- name: delete_entries
+DELETE FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
+
+-- name: delete_body_if_unused
+DELETE FROM rho_body WHERE body_id = :body_id AND NOT EXISTS (SELECT 1 FROM rho_entry WHERE body_id = :body_id);
+
+-- name: delete_version
+DELETE FROM rho_version WHERE namespace_id = :namespace_id AND version = :version;
+
+-- name: set_oldest
+UPDATE namespace SET oldest = (SELECT MIN(version) FROM rho_version WHERE namespace_id = :namespace_id)
+WHERE namespace_id = :namespace_id;
+
+-- name: delete_requests
+DELETE FROM request WHERE (tenant, namespace, method, request_id) IN (
+  SELECT tenant, namespace, method, request_id FROM request WHERE first_time_us < :oldest_time_us ORDER BY first_time_us LIMIT :limit);
+
+-- name: delete_events
+DELETE FROM event WHERE event_id <= (SELECT MAX(event_id) FROM event) - :events
+  AND event_id IN (SELECT event_id FROM event ORDER BY event_id LIMIT :limit);

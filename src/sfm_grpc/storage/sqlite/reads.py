@@ -1,0 +1,115 @@
+"""Questions to SQLite: each is one read transaction, so each answer is one consistent look."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
+from sfm_grpc.model import Buffer, Entry, Scope, Version
+from sfm_grpc.storage import codec, statements
+from sfm_grpc.storage.contract import Reading, StoredEvent, VersionPage
+
+SQL = statements.load(__package__, "reads.sql")
+PEEK = SQL["peek"]
+
+_Row = tuple[int, int, str, str, int, int, str]
+
+
+def read(
+    connection: sqlite3.Connection,
+    scope: Scope,
+    number: int | None,
+    keys: Sequence[str],
+    have: Collection[bytes],
+    *,
+    numbers: bool,
+) -> Reading:
+    """`Store.read`. The connection is inside a read transaction."""
+    namespace_id, newest, oldest = _namespace(connection, scope)
+    wanted = newest if number is None else number
+    if wanted > newest:
+        raise NotFound(what="version", namespace=scope.namespace, names=(str(wanted),), current=newest)
+    row = connection.execute(SQL["find_version"], {"namespace_id": namespace_id, "version": wanted}).fetchone()
+    if row is None:
+        raise VersionCompacted(namespace=scope.namespace, version=wanted, oldest=oldest, current=newest)
+    version, bodies = _version(connection, namespace_id, row)
+    chosen = [e for e in version.entries if not keys or e.key in keys] if numbers else []
+    missing = {e.certificate.digest: (e, bodies[e.key]) for e in chosen if e.certificate.digest not in have}
+    return Reading(
+        version, newest, oldest, {d: _numbers(connection, scope, version, e, body) for d, (e, body) in missing.items()}
+    )
+
+
+def versions(connection: sqlite3.Connection, scope: Scope, before: int | None, limit: int) -> VersionPage:
+    """`Store.versions`."""
+    namespace_id, newest, oldest = _namespace(connection, scope)
+    bounds = {"namespace_id": namespace_id, "before": newest + 1 if before is None else before, "limit": limit}
+    rows = connection.execute(SQL["list_versions"], bounds).fetchall()
+    return VersionPage(tuple(_version(connection, namespace_id, row)[0] for row in rows), newest, oldest)
+
+
+def heads(connection: sqlite3.Connection, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
+    """`Store.heads`."""
+    bounds = {"tenant": after.tenant if after else "", "namespace": after.namespace if after else "", "limit": limit}
+    found = []
+    for namespace_id, tenant, name, version in connection.execute(SQL["list_heads"], bounds).fetchall():
+        row = connection.execute(SQL["find_version"], {"namespace_id": namespace_id, "version": version}).fetchone()
+        found.append((Scope(tenant, name), _version(connection, namespace_id, row)[0]))
+    return found
+
+
+def events(connection: sqlite3.Connection, after: int, limit: int) -> Sequence[StoredEvent]:
+    """`Store.events`."""
+    rows = connection.execute(SQL["list_events"], {"after": after, "limit": limit})
+    return [
+        StoredEvent(event_id, Scope(tenant, namespace), topic, version, time_us, codec.payload_from_json(payload))
+        for event_id, tenant, namespace, topic, version, time_us, payload in rows
+    ]
+
+
+def _namespace(connection: sqlite3.Connection, scope: Scope) -> tuple[int, int, int]:
+    row = connection.execute(SQL["find_namespace"], {"tenant": scope.tenant, "namespace": scope.namespace}).fetchone()
+    if row is None:
+        raise NotFound(what="namespace", namespace=scope.namespace)
+    namespace_id, version, oldest = row
+    return namespace_id, version, oldest
+
+
+def _version(connection: sqlite3.Connection, namespace_id: int, row: _Row) -> tuple[Version, dict[str, int]]:
+    """A version with its entries, and where the numbers of each lie."""
+    number, commit_time_us, committer, metadata, valid, restored, changed = row
+    held: Iterable[tuple[str, str, int, int]] = connection.execute(
+        SQL["list_entries"], {"namespace_id": namespace_id, "version": number}
+    )
+    entries, bodies = [], {}
+    for key, certificate, put_version, body_id in held:
+        entries.append(Entry(key, codec.certificate_from_json(certificate), put_version))
+        bodies[key] = body_id
+    version = Version(
+        version=number,
+        commit_time_us=commit_time_us,
+        committer=committer,
+        metadata=codec.mapping_from_json(metadata),
+        valid=bool(valid),
+        restored_version=restored,
+        entries=tuple(entries),
+        changed_keys=codec.strings_from_json(changed),
+    )
+    return version, bodies
+
+
+def _numbers(connection: sqlite3.Connection, scope: Scope, version: Version, entry: Entry, body_id: int) -> Buffer:
+    """The numbers, checked at this door too: what was certified is what is served, or nothing."""
+    (numbers,) = connection.execute(SQL["find_numbers"], {"body_id": body_id}).fetchone()
+    found = hashlib.sha256(numbers).digest()
+    if found != entry.certificate.digest:
+        raise RhoCorrupt(
+            namespace=scope.namespace,
+            version=version.version,
+            key=entry.key,
+            expected_digest=entry.certificate.digest.hex(),
+            found_digest=found.hex(),
+        )
+    return bytes(numbers)

@@ -1,0 +1,29 @@
+-- name: peek
+SELECT version FROM namespace WHERE tenant = ? AND name = ?;
+
+-- name: find_namespace
+SELECT namespace_id, version, oldest FROM namespace WHERE tenant = :tenant AND name = :namespace;
+
+-- name: find_version
+SELECT version, commit_time_us, committer, metadata, valid, restored_version, changed_keys
+FROM rho_version WHERE namespace_id = :namespace_id AND version = :version;
+
+-- name: list_entries
+SELECT e.key, b.certificate, b.put_version, b.body_id
+FROM rho_entry e JOIN rho_body b ON b.body_id = e.body_id
+WHERE e.namespace_id = :namespace_id AND e.version = :version ORDER BY e.key;
+
+-- name: find_numbers
+SELECT numbers FROM rho_body WHERE body_id = :body_id;
+
+-- name: list_versions
+SELECT version, commit_time_us, committer, metadata, valid, restored_version, changed_keys
+FROM rho_version WHERE namespace_id = :namespace_id AND version < :before ORDER BY version DESC LIMIT :limit;
+
+-- name: list_heads
+SELECT namespace_id, tenant, name, version FROM namespace
+WHERE (tenant, name) > (:tenant, :namespace) ORDER BY tenant, name LIMIT :limit;
+
+-- name: list_events
+SELECT event_id, tenant, namespace, topic, version, time_us, payload FROM event
+WHERE event_id > :after ORDER BY event_id LIMIT :limit;
