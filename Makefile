@@ -51,7 +51,7 @@ verify-types: $(READY)
 	@$(BIN)/mypy
 
 verify-floors: $(READY)
-	@$(BIN)/lint-imports --no-timing >$(VENV)/floors.txt || { cat $(VENV)/floors.txt; exit 1; }
+	@$(BIN)/lint-imports --no-logo --no-cache >$(VENV)/floors.txt || { cat $(VENV)/floors.txt; exit 1; }
 
 verify-proto: $(READY)
 	@$(BIN)/buf breaking --against proto/baseline.binpb
@@ -65,7 +65,7 @@ OUT ?= generated
 proto: $(READY) ## Write generated/ from proto/
 	@rm -rf $(OUT) && mkdir -p $(OUT)
 	@$(UV) run -q --no-project --isolated --python $(BIN)/python $(addprefix --with ,$(PROTO_TOOLS)) -- python -m grpc_tools.protoc \
-	  -I proto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=$(OUT) --mypy_grpc_out=$(OUT) $(PROTOS)
+	  -I proto --python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
 	@touch $(OUT)/sfm/v1/__init__.py
 
 baseline: $(READY) ## Renew the image that `buf breaking` compares with (deliberately, until 3.0.0)

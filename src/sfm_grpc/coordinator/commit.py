@@ -17,6 +17,7 @@ class CommitPath:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: list[Listener] = []
+        self._under_way: set[asyncio.Task[CommitResult]] = set()
 
     def on_committed(self, listener: Listener) -> None:
         """Calls `listener` with each version that was made, before the caller is answered. It must not wait nor raise."""
@@ -27,7 +28,10 @@ class CommitPath:
 
         A caller that gives up does not undo what is under way: it runs to its end and is told to the listeners all the same.
         """
-        return await asyncio.shield(self._execute(transaction))
+        task = asyncio.create_task(self._execute(transaction))
+        self._under_way.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
 
     async def _execute(self, transaction: Transaction) -> CommitResult:
         result = await self._store.commit(transaction)
@@ -35,3 +39,8 @@ class CommitPath:
             for listener in self._listeners:
                 listener(transaction.scope, result.version, transaction)
         return result
+
+    def _done(self, task: asyncio.Task[CommitResult]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone, and is the only one who would care

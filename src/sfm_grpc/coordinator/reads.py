@@ -89,7 +89,7 @@ class Reads:
             matrix: Matrix | None = getattr(change, "matrix", None)
             certificate = getattr(change, "certificate", None)
             if matrix is not None and certificate is not None:
-                at_hand[certificate.digest] = matrix.numbers
+                at_hand[certificate.digest] = _own(matrix.numbers)
         self._keep(scope, version, at_hand, _now_us())
 
     async def matrices(self, scope: Scope, version: int) -> Mapping[str, Matrix] | None:
@@ -189,6 +189,12 @@ def _at_hand(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> boo
 def _matrix(entry: Entry, numbers: Buffer) -> Matrix:
     c = entry.certificate
     return Matrix(kind=c.kind, layout=c.layout, dtype=c.dtype, shape=c.shape, numbers=numbers)
+
+
+def _own(numbers: Buffer) -> Buffer:
+    """The numbers, without keeping a much larger request alive for them."""
+    whole = numbers.obj if isinstance(numbers, memoryview) else numbers
+    return bytes(numbers) if isinstance(whole, bytes) and len(whole) > 2 * len(numbers) else numbers
 
 
 def _now_us() -> int:

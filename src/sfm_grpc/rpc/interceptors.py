@@ -81,6 +81,7 @@ class CallGuard(ServerInterceptor):
             code = "OK"
             self._enter(size)
             try:
+                context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
                 if not exempt:
                     self._check_room(size)
                 async with asyncio.timeout(self._seconds(context)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
 
@@ -16,6 +18,7 @@ from sfm_grpc.rpc.caller import Context, committer_of, scope_of
 # How long a finished answer may be used again before its `as_of_time` is written anew.
 _READY_US = 500_000
 _READY_KEPT = 8
+_READY_FORMS = (matrix_pb2.MATRIX_FORM_UNSPECIFIED, matrix_pb2.MATRIX_FORM_DATA)
 
 
 class RhoStoreServicer:
@@ -44,6 +47,9 @@ class RhoStoreServicer:
         query = convert.query(request, scope_of(context, request.namespace))
         answer = await self._reads.get(query)
         self._sources[answer.cached].inc()
+        if query.numbers and request.form not in _READY_FORMS:
+            # These are made of the numbers, one by one or by a digest of all: not on the event loop.
+            return await asyncio.to_thread(_ready, answer, query.keys, request.form, numbers=True)
         return _ready(answer, query.keys, request.form, numbers=query.numbers)
 
     async def ListRhoVersions(  # noqa: N802

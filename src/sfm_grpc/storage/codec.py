@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
 from sfm_grpc.model import Certificate, Dtype, Kind, Layout, PsdMethod
 
+_NUMBERS = (
+    "min_eigenvalue_bound",
+    "trace_error",
+    "asymmetry",
+    "epsilon",
+    "trace_tolerance",
+    "hermitian_tolerance",
+    "clamped_mass",
+)
+
+# A certificate that cannot be read proves nothing: no numbers match it, and health says so.
+UNREADABLE = Certificate(
+    kind=Kind.DENSITY,
+    layout=Layout.DENSE,
+    dtype=Dtype.FLOAT64,
+    shape=(0, 0),
+    digest=b"",
+    valid=False,
+    min_eigenvalue_bound=-math.inf,
+    psd_method=PsdMethod.UNSPECIFIED,
+    trace_error=math.inf,
+    asymmetry=math.inf,
+    epsilon=0.0,
+    trace_tolerance=0.0,
+    hermitian_tolerance=0.0,
+    clamped_mass=0.0,
+    psd_ok=False,
+    trace_ok=False,
+    certify_time_us=0,
+)
+
 
 def certificate_to_json(certificate: Certificate) -> str:
     """A certificate as JSON; floats keep every bit (shortest round-trip digits)."""
     c = certificate
-    return orjson.dumps(
+    return to_json(
         {
             "kind": c.kind.name,
             "layout": c.layout.name,
@@ -20,24 +53,24 @@ def certificate_to_json(certificate: Certificate) -> str:
             "shape": c.shape,
             "sha256": c.digest.hex(),
             "valid": c.valid,
-            "min_eigenvalue_bound": c.min_eigenvalue_bound,
             "psd_method": c.psd_method.name,
-            "trace_error": c.trace_error,
-            "asymmetry": c.asymmetry,
-            "epsilon": c.epsilon,
-            "trace_tolerance": c.trace_tolerance,
-            "hermitian_tolerance": c.hermitian_tolerance,
-            "clamped_mass": c.clamped_mass,
             "psd_ok": c.psd_ok,
             "trace_ok": c.trace_ok,
             "certify_time_us": c.certify_time_us,
+            **{name: _number(getattr(c, name)) for name in _NUMBERS},
         }
-    ).decode()
+    )
 
 
 def certificate_from_json(text: str) -> Certificate:
-    """The certificate again. Raises ValueError or KeyError when the text is not one."""
-    d = orjson.loads(text)
+    """The certificate again; `UNREADABLE` when the text is not one."""
+    try:
+        return _certificate(orjson.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return UNREADABLE
+
+
+def _certificate(d: Mapping[str, Any]) -> Certificate:
     rows, columns = d["shape"]
     return Certificate(
         kind=Kind[d["kind"]],
@@ -46,18 +79,17 @@ def certificate_from_json(text: str) -> Certificate:
         shape=(rows, columns),
         digest=bytes.fromhex(d["sha256"]),
         valid=d["valid"],
-        min_eigenvalue_bound=d["min_eigenvalue_bound"],
         psd_method=PsdMethod[d["psd_method"]],
-        trace_error=d["trace_error"],
-        asymmetry=d["asymmetry"],
-        epsilon=d["epsilon"],
-        trace_tolerance=d["trace_tolerance"],
-        hermitian_tolerance=d["hermitian_tolerance"],
-        clamped_mass=d["clamped_mass"],
         psd_ok=d["psd_ok"],
         trace_ok=d["trace_ok"],
         certify_time_us=d["certify_time_us"],
+        **{name: float(d[name]) for name in _NUMBERS},
     )
+
+
+def _number(value: float) -> float | str:
+    """JSON has no infinities; in `observe` mode a trace may be one."""
+    return value if math.isfinite(value) else repr(value)
 
 
 def to_json(value: object) -> str:
