@@ -7,9 +7,9 @@ behind `scipy.linalg.cython_lapack` is reachable by pointer, and a ctypes call r
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 
-import numpy as np
 from scipy.linalg import cython_lapack
 
 from sfm_grpc.density.matrix import FloatArray
@@ -19,26 +19,31 @@ _INT32_MAX = 2**31 - 1
 
 
 def factorizes(a: FloatArray) -> bool:
-    """Whether the Cholesky factorization of `a` (n×n float64, C order) runs to completion. Overwrites `a`.
+    """Whether the Cholesky factorization of the finite `a` runs to completion. Overwrites `a`. Releases the GIL.
 
-    Only the upper triangle of `a`, as numpy sees it, is read: LAPACK reads columns, so it is its lower one. Releases the GIL.
+    `a` is n×n float64, row-major, rows may lie apart. Only its upper triangle is read, as numpy sees it: LAPACK sees columns, so
+    it is the lower one there, and the faster one (1.3 to 1.9 times).
     """
-    if a.dtype != np.float64 or not a.flags.c_contiguous or a.ndim != 2 or a.shape[0] != a.shape[1]:
-        raise AssertionError(f"not a square C-order float64 workspace: {a.dtype} {a.shape}")
-    n = ctypes.c_int(a.shape[0])
-    info = ctypes.c_int(0)
-    _dpotrf(b"L", ctypes.byref(n), a.ctypes.data, ctypes.byref(n), ctypes.byref(info))
+    rows, columns = a.shape
+    between_rows, between_columns = a.strides
+    if a.dtype.char != "d" or rows != columns or between_columns != 8 or between_rows < 8 * rows:
+        raise AssertionError(f"not a square row-major float64 workspace: {a.dtype} {a.shape} {a.strides}")
+    n, leading, info = ctypes.c_int(rows), ctypes.c_int(between_rows // 8), ctypes.c_int(0)
+    _dpotrf(b"L", ctypes.byref(n), a.__array_interface__["data"][0], ctypes.byref(leading), ctypes.byref(info))
     if info.value < 0:
         raise AssertionError(f"dpotrf refused its argument {-info.value}")
-    # An old OpenBLAS takes the root of a NaN pivot and goes on. Whatever is not finite in a row reaches that row's pivot.
-    return info.value == 0 and bool(np.isfinite(np.einsum("ii->", a)))
+    # An older OpenBLAS takes the root of a NaN pivot and goes on. From finite numbers a pivot cannot become +∞, and a NaN makes
+    # all that follows in its row NaN, hence every later pivot: the last one tells.
+    return info.value == 0 and math.isfinite(a[-1, -1])
 
 
 def _load() -> Callable[..., None]:
-    """dpotrf as a callable that releases the GIL."""
+    """LAPACK's dpotrf as a callable that releases the GIL."""
     capsule = cython_lapack.__pyx_capi__[_CAPSULE]
     get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
-    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
     signature = get_name(capsule)
     _check_signature(signature.decode())
     # (uplo, n, a, lda, info): scipy's cython layer takes 32-bit integers whatever BLAS it was built with.

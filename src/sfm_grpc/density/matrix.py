@@ -48,7 +48,8 @@ def checked_matrix(
     _check_length(view.nbytes, rows, columns, dtype, key)
     if digest:
         check_digest(digest, numbers, key=key)
-    return Matrix(kind=kind, layout=layout, dtype=dtype, shape=(rows, columns), numbers=numbers)
+    plain = numbers if isinstance(numbers, bytes) else view.toreadonly().cast("B")
+    return Matrix(kind=kind, layout=layout, dtype=dtype, shape=(rows, columns), numbers=plain)
 
 
 def checked_shape(*, kind: Kind, layout: Layout, shape: Sequence[int], dimension_max: int, key: str = "") -> tuple[int, int]:
@@ -75,9 +76,13 @@ def check_digest(digest: bytes, numbers: Buffer, *, key: str = "") -> None:
     check_digest_length(digest, key=key)
     found = digest_of(numbers)
     if found != digest:
-        raise MatrixMalformed(
-            problem=f"the numbers have SHA-256 {found.hex()[:16]}…, the digest sent with them says {digest.hex()[:16]}…", key=key
-        )
+        raise digest_mismatch(digest, found, key)
+
+
+def digest_mismatch(claimed: bytes, found: bytes, key: str) -> MatrixMalformed:
+    """The error for numbers that are not the ones whose digest was sent."""
+    says = f"the numbers have SHA-256 {found.hex()[:16]}…, the digest sent with them says {claimed.hex()[:16]}…"
+    return MatrixMalformed(problem=says, key=key)
 
 
 def check_digest_length(digest: bytes, *, key: str = "") -> None:
@@ -109,7 +114,7 @@ def from_doubles(
     if len(values) != rows * columns:
         raise MatrixMalformed(problem=f"{len(values)} values for {rows}×{columns} = {rows * columns} numbers", key=key)
     doubles = np.fromiter(values, dtype=np.float64, count=len(values))
-    numbers = memoryview(_narrowed(doubles, dtype, columns, key)).toreadonly().cast("B")
+    numbers = _narrowed(doubles, dtype, columns, key).data.toreadonly().cast("B")
     return checked_matrix(
         kind=kind,
         layout=Layout.DENSE,
@@ -131,10 +136,12 @@ def from_array(array: npt.NDArray[Any], *, kind: Kind, layout: Layout = Layout.D
     given = np.asarray(array)
     dtype = _dtype_of(given)
     if given.ndim != 2:
-        raise MatrixMalformed(problem=f"a matrix has two dimensions, this array has shape {given.shape}{_REMEDY.get(given.ndim, '')}")
+        raise MatrixMalformed(
+            problem=f"a matrix has two dimensions, this array has shape {given.shape}{_REMEDY.get(given.ndim, '')}"
+        )
     shape = checked_shape(kind=kind, layout=layout, shape=given.shape, dimension_max=DIMENSION_UNLIMITED)
     ordered = np.ascontiguousarray(given, dtype=dtype.numpy)
-    return Matrix(kind=kind, layout=layout, dtype=dtype, shape=shape, numbers=memoryview(ordered).toreadonly().cast("B"))
+    return Matrix(kind=kind, layout=layout, dtype=dtype, shape=shape, numbers=ordered.data.toreadonly().cast("B"))
 
 
 def dense(matrix: Matrix) -> FloatArray:
@@ -144,11 +151,8 @@ def dense(matrix: Matrix) -> FloatArray:
     """
     if matrix.layout is Layout.DENSE:
         return matrix.array().astype(np.float64, copy=False)
-    factor = matrix.array().astype(np.float64)
-    # Scaled before it is multiplied, so that no product overflows whatever the factor's scale is.
-    factor /= np.max(np.abs(factor))
+    factor = _unit_factor(matrix)
     gram: FloatArray = np.dot(factor.T, factor)
-    gram /= np.vdot(factor, factor)
     return gram
 
 
@@ -182,13 +186,17 @@ def _scaled_step(old: Matrix, new: Matrix) -> float:
 
 
 def _differences(old: Matrix, new: Matrix, scale: float) -> Iterator[FloatArray]:
-    """new − old in blocks of whole rows, times `scale`."""
+    """The difference new − old in blocks of whole rows, times `scale`. A block lasts until the next one is asked for."""
     columns = new.dimension
     rows = new.shape[0] if new.layout is Layout.DENSE else columns
     height = max(1, _BLOCK_NUMBERS // columns)
     before, after = _Rows(old), _Rows(new)
+    scratch: FloatArray = np.empty(
+        (min(rows, height), columns)
+    )  # one for all blocks: fresh memory costs more than the subtraction
     for top in range(0, rows, height):
-        block = np.subtract(after.block(top, top + height, scale), before.block(top, top + height, scale), dtype=np.float64)
+        block = scratch[: min(height, rows - top)]
+        np.subtract(after.block(top, top + height, scale), before.block(top, top + height, scale), out=block, dtype=np.float64)
         yield block.reshape(-1)
 
 
@@ -196,34 +204,37 @@ class _Rows:
     """Rows of the matrix that is meant, a block at a time."""
 
     def __init__(self, matrix: Matrix) -> None:
+        self._factor = _unit_factor(matrix) if matrix.layout is Layout.FACTOR else None
         self._numbers = matrix.array()
-        self._divisor = 0.0
-        if matrix.layout is Layout.FACTOR:
-            self._numbers = self._numbers.astype(np.float64)
-            self._numbers /= np.max(np.abs(self._numbers))
-            self._divisor = float(np.vdot(self._numbers, self._numbers))
 
     def block(self, top: int, bottom: int, scale: float) -> npt.NDArray[np.floating]:
         """Rows `top` to `bottom`, times `scale` (a power of two)."""
-        if self._divisor:
-            product: FloatArray = np.dot(self._numbers[:, top:bottom].T, self._numbers)
-            product *= scale / self._divisor
-            return product
+        if self._factor is not None:
+            product: FloatArray = np.dot(self._factor[:, top:bottom].T, self._factor)
+            return product if scale == 1.0 else product * scale
         rows: npt.NDArray[np.floating] = self._numbers[top:bottom]
         return rows if scale == 1.0 else rows * np.float64(scale)
 
 
 def _factor_step(old: Matrix, new: Matrix) -> float:
-    s, t = old.array().astype(np.float64), new.array().astype(np.float64)
-    s /= np.max(np.abs(s))
-    t /= np.max(np.abs(t))
-    s /= np.sqrt(np.vdot(s, s))
-    t /= np.sqrt(np.vdot(t, t))
+    s, t = _unit_factor(old), _unit_factor(new)
     if s.shape == t.shape and np.array_equal(s, t):
         return 0.0
     grams = (np.dot(s, s.T), np.dot(t, t.T), np.dot(s, t.T))
     old_square, new_square, mixed_square = (float(np.vdot(g, g)) for g in grams)
     return float(np.sqrt(max(0.0, old_square + new_square - 2.0 * mixed_square)))
+
+
+def _unit_factor(matrix: Matrix) -> FloatArray:
+    """S/‖S‖_F as a new float64 array. Raises MatrixMalformed where S has no direction: zero, or not finite."""
+    factor = matrix.array().astype(np.float64)
+    largest = float(np.max(np.abs(factor)))
+    if not 0.0 < largest < np.inf:
+        raise MatrixMalformed(problem=f"a factor with largest number {largest} means no density matrix")
+    # Scaled by a number of its own size first, so that no square overflows or vanishes.
+    factor /= largest
+    factor /= np.sqrt(np.vdot(factor, factor))
+    return factor
 
 
 _REMEDY = {
@@ -263,6 +274,7 @@ def _narrowed(doubles: FloatArray, dtype: Dtype, columns: int, key: str) -> npt.
         row, column = divmod(int(np.argmax(changed)), columns)
         value = float(doubles[row * columns + column])
         raise MatrixMalformed(
-            problem=f"{int(changed.sum())} values are not float32 numbers, the first {value!r} at [{row}, {column}]; send float64", key=key
+            problem=f"{int(changed.sum())} values are not float32, the first {value!r} at [{row}, {column}]; send float64",
+            key=key,
         )
     return singles
