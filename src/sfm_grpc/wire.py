@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, Union
 
 from sfm_grpc.model import Buffer
@@ -74,75 +74,84 @@ def split(message: Buffer, spec: Spec) -> tuple[bytes, list[memoryview]]:
     """
     bodies: list[memoryview] = []
     skeleton = bytearray()
-    _Splitter(memoryview(message), bodies).message(0, len(message), spec, skeleton)
+    _Splitter(message, bodies).message(0, len(message), spec, skeleton)
     return bytes(skeleton), bodies
 
 
 class _Splitter:
     """One pass over one message."""
 
-    def __init__(self, view: memoryview, bodies: list[memoryview]) -> None:
-        self._view = view
+    def __init__(self, message: Buffer, bodies: list[memoryview]) -> None:
+        self._raw = message  # bytes are read faster through bytes than through a view
+        self._view = memoryview(message)
         self._bodies = bodies
         self._fields = 0
 
     def message(self, at: int, end: int, spec: Spec, out: bytearray) -> None:
-        view = self._view
+        raw, plain = self._raw, at
         while at < end:
+            start = at
+            tag, at = read_varint(raw, at, end)
+            if not 8 <= tag < 2**32:
+                # A parser that cuts tags to 32 bits would find a placeholder here that is not ours.
+                raise WireError(f"tag {tag}")
             self._fields += 1
             if self._fields > FIELDS_MAX:
                 raise WireError(f"more than {FIELDS_MAX} fields")
-            start = at
-            tag, at = read_varint(view, at, end)
-            inside = spec.get(tag >> 3)
-            wire_type = tag & 7
-            if wire_type != _BYTES:
-                at = _skip(view, at, end, wire_type)
-                if inside is Leaf.DOUBLES and wire_type == _FIXED64:
-                    self._take(view[at - 8 : at], Leaf.DOUBLES, (tag & ~7) | _BYTES, out)
-                else:
-                    out += view[start:at]
-                continue
-            size, at = read_varint(view, at, end)
-            if size > end - at:
-                raise WireError(f"field {tag >> 3} promises {size} bytes, {end - at} are left")
-            if inside is None:
-                out += view[start : at + size]
-            elif isinstance(inside, Leaf):
-                self._take(view[at : at + size], inside, tag, out)
+            if tag & 7 == _BYTES:
+                size, at = read_varint(raw, at, end)
+                if size > end - at:
+                    raise WireError(f"field {tag >> 3} promises {size} bytes, {end - at} are left")
+                body = at
+                at += size
             else:
-                inner = bytearray()
-                self.message(at, at + size, inside, inner)
-                out += varint(tag) + varint(len(inner)) + inner
-            at += size
+                body = at
+                at = _skip(raw, at, end, tag & 7)
+            inside = spec.get(tag >> 3)
+            if inside is not None and self._descends(tag, inside):
+                out += self._view[plain:start]
+                self._field(tag, body, at, inside, out)
+                plain = at
+        out += self._view[plain:end]
 
-    def _take(self, body: memoryview, leaf: Leaf, tag: int, out: bytearray) -> None:
-        if leaf is Leaf.DOUBLES and len(body) % 8:
-            raise WireError(f"{len(body)} bytes are not whole doubles")
-        index = len(self._bodies)
-        mark = placeholder(index) if leaf is Leaf.BYTES else struct.pack("<d", index)
-        out += varint(tag) + varint(len(mark)) + mark
-        self._bodies.append(body)
+    def _descends(self, tag: int, inside: Spec | Leaf) -> bool:
+        return tag & 7 == _BYTES or (inside is Leaf.DOUBLES and tag & 7 == _FIXED64)
+
+    def _field(self, tag: int, at: int, end: int, inside: Spec | Leaf, out: bytearray) -> None:
+        if inside is Leaf.BYTES:
+            inner: bytes | bytearray = placeholder(len(self._bodies))
+            self._bodies.append(self._view[at:end])
+        elif inside is Leaf.DOUBLES:
+            if (end - at) % 8:
+                raise WireError(f"{end - at} bytes are not whole doubles")
+            inner = struct.pack("<d", len(self._bodies))
+            self._bodies.append(self._view[at:end])
+        else:
+            inner = bytearray()
+            self.message(at, end, inside, inner)
+        # One number by itself becomes a packed field of one.
+        out += varint((tag & ~7) | _BYTES) + varint(len(inner))
+        out += inner
 
 
-def _skip(view: memoryview, at: int, end: int, wire_type: int) -> int:
+def _skip(raw: Buffer, at: int, end: int, wire_type: int) -> int:
     if wire_type == _VARINT:
-        return read_varint(view, at, end)[1]
+        return read_varint(raw, at, end)[1]
     size = {_FIXED64: 8, _FIXED32: 4}.get(wire_type)
     if size is None or size > end - at:
         raise WireError(f"wire type {wire_type} at byte {at}" if size is None else "cut short")
     return at + size
 
 
-def read_varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
+def read_varint(raw: Buffer, at: int, end: int) -> tuple[int, int]:
     """Reads a base-128 varint; returns it and the place after it."""
     value = shift = 0
     while at < end:
-        byte = view[at]
+        byte = raw[at]
         at += 1
-        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value | byte << shift, at
+        value |= (byte & 0x7F) << shift
         shift += 7
         if shift > 63:
             raise WireError("a varint of more than ten bytes")
@@ -151,6 +160,8 @@ def read_varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
 
 def varint(value: int) -> bytes:
     """A base-128 varint."""
+    if value < 0x80:
+        return bytes((value,))
     out = bytearray()
     while value > 0x7F:
         out.append((value & 0x7F) | 0x80)
@@ -165,103 +176,111 @@ def varint(value: int) -> bytes:
 def join(skeleton: bytes, spec: Spec, bodies: Sequence[Buffer]) -> bytes:
     """Puts the bodies where a skeleton has their placeholders: one message, one copy.
 
-    `Matrix.data` is aligned to eight bytes from the message's start (by its field `padding`), so that a reader's view of it
-    is an aligned array.
+    The numbers of each Matrix are aligned to eight bytes from the message's start (by its field `padding`), so that a reader's
+    view of them is an aligned array.
     """
     if not bodies:
         return skeleton
-    root = _Node(memoryview(skeleton), 0, len(skeleton), spec, bodies)
-    # Padding may lengthen a length, which moves what follows: twice is enough, a third pass only confirms.
-    for _ in range(3):
-        if root.align(0) == 0:
-            break
+    root = _Message(skeleton, spec, bodies)
+    # A padding may lengthen the lengths around it, which moves what follows. Paddings only grow, so this ends.
+    while root.align(0):
+        pass
     chunks: list[Buffer] = []
     root.write(chunks)
     return b"".join(chunks)
 
 
-class _Node:
-    """A message of the skeleton on the way to a body: its parts in order, bytes or nodes or bodies."""
+class _Message:
+    """A message of the skeleton on the way to bodies: fields to fill, each with the bytes in front of it, and the rest."""
 
-    def __init__(self, view: memoryview, at: int, end: int, spec: Spec, bodies: Sequence[Buffer]) -> None:
-        self.parts: list[Buffer | tuple[int, _Node] | tuple[int, Buffer]] = []
-        self.padding = b""
-        self._alignable = spec is MATRIX
-        plain = at
+    def __init__(self, skeleton: bytes, spec: Spec, bodies: Sequence[Buffer]) -> None:
+        self._is_matrix = spec is MATRIX
+        self._fields: list[tuple[bytes, _Field]] = []
+        plain, at, end = 0, 0, len(skeleton)
         while at < end:
             start = at
-            tag, at = read_varint(view, at, end)
-            inside = spec.get(tag >> 3)
+            tag, at = read_varint(skeleton, at, end)
             if tag & 7 != _BYTES:
-                at = _skip(view, at, end, tag & 7)
+                at = _skip(skeleton, at, end, tag & 7)
                 continue
-            size, at = read_varint(view, at, end)
-            if inside is not None:
-                if start > plain:
-                    self.parts.append(view[plain:start])
-                if inside is Leaf.BYTES:
-                    self.parts.append((tag, body_of(bytes(view[at : at + size]), bodies)))  # type: ignore[arg-type]
-                elif inside is Leaf.DOUBLES:
-                    (index,) = struct.unpack_from("<d", view, at)
-                    self.parts.append((tag, bodies[int(index)]))
-                else:
-                    self.parts.append((tag, _Node(view, at, at + size, inside, bodies)))
-                plain = at + size
-            at += size
-        if end > plain:
-            self.parts.append(view[plain:end])
-        self.size = 0
+            length, at = read_varint(skeleton, at, end)
+            at += length
+            if (inside := spec.get(tag >> 3)) is not None:
+                for content in _contents(skeleton[at - length : at], inside, bodies):
+                    self._fields.append((skeleton[plain:start], _Field(tag, content)))
+                    plain = start = at
+        self._rest = skeleton[plain:]
+        self.size: int = sum(len(before) + field.size for before, field in self._fields) + len(self._rest)
+
+    def align(self, offset: int) -> bool:
+        """Chooses the padding of each matrix, told where this message starts; True when one had to grow."""
+        size = self.size
+        for before, field in self._fields:
+            offset += len(before)
+            self.size += field.align(offset, pads=self._is_matrix)
+            offset += field.size
+        return self.size > size
+
+    def before_body(self) -> int:
+        """Bytes in front of the first body, which is not further down."""
+        if not self._fields:
+            return 0
+        before, field = self._fields[0]
+        return len(before) + len(field.head)
+
+    def write(self, out: list[Buffer]) -> None:
+        for before, field in self._fields:
+            out.append(before)
+            field.write(out)
+        out.append(self._rest)
+
+
+class _Field:
+    """A field that is a body, or a message on the way to one, with the padding in front of it."""
+
+    def __init__(self, tag: int, content: _Message | Buffer) -> None:
+        self._tag = varint(tag)
+        self._content = content
+        self._padding = b""
         self._measure()
 
     def _measure(self) -> None:
-        self.size = len(self.padding)
-        for part in self.parts:
-            if isinstance(part, tuple):
-                inner = part[1].size if isinstance(part[1], _Node) else len(part[1])
-                self.size += len(varint(part[0])) + len(varint(inner)) + inner
-            else:
-                self.size += len(part)
+        inner = self._content.size if isinstance(self._content, _Message) else len(self._content)
+        self.head = self._padding + self._tag + varint(inner)
+        self.size = len(self.head) + inner
 
-    def align(self, offset: int) -> int:
-        """Chooses the padding of each matrix, which starts at `offset` from the message's start; returns how many changed."""
-        changed = 0
-        for part in self.parts:
-            if not isinstance(part, tuple):
-                offset += len(part)
-                continue
-            tag, inner = part
-            size = inner.size if isinstance(inner, _Node) else len(inner)
-            offset += len(varint(tag)) + len(varint(size))
-            if isinstance(inner, _Node):
-                changed += inner.align(offset)
-            elif self._alignable and tag >> 3 == 15 and size >= _ALIGN_FROM_BYTES:
-                wanted = _padding(-offset % _ALIGNMENT)
-                changed += self.padding != wanted
-                self.padding = wanted
-            offset += inner.size if isinstance(inner, _Node) else size
+    def align(self, offset: int, *, pads: bool) -> int:
+        """Chooses the padding inside, or (`pads`) in front of this field, which starts at `offset`; returns the growth."""
+        content, size = self._content, self.size
+        body_at = offset + len(self.head)
+        if pads:
+            body_at += content.before_body() if isinstance(content, _Message) else 0
+            if size >= _ALIGN_FROM_BYTES and body_at % _ALIGNMENT:
+                self._padding = _padding(len(self._padding) + -body_at % _ALIGNMENT)
+        elif isinstance(content, _Message):
+            content.align(body_at)
         self._measure()
-        return changed
+        return self.size - size
 
     def write(self, out: list[Buffer]) -> None:
-        for part in self.parts:
-            if not isinstance(part, tuple):
-                out.append(part)
-                continue
-            tag, inner = part
-            if isinstance(inner, _Node):
-                out.append(varint(tag) + varint(inner.size))
-                inner.write(out)
-            else:
-                if self.padding:
-                    out.append(self.padding)
-                out.append(varint(tag) + varint(len(inner)))
-                out.append(inner)
+        out.append(self.head)
+        if isinstance(self._content, _Message):
+            self._content.write(out)
+        else:
+            out.append(self._content)
+
+
+def _contents(field: bytes, inside: Spec | Leaf, bodies: Sequence[Buffer]) -> Iterable[_Message | Buffer]:
+    """What goes into a field of the skeleton. protobuf packs doubles that came in pieces into one field: as many fields again."""
+    if inside is Leaf.BYTES:
+        return (bodies[int.from_bytes(field, "little")],)
+    if inside is Leaf.DOUBLES:
+        return (bodies[int(index)] for (index,) in struct.iter_unpack("<d", field))
+    return (_Message(field, inside, bodies),)
 
 
 def _padding(size: int) -> bytes:
     """`size` bytes, or eight more, that are a field of their own: tag, length, zeros."""
-    if size == 0:
-        return b""
     if size == 1:
         size += _ALIGNMENT
     return bytes((_PADDING_TAG, size - 2)) + bytes(size - 2)

@@ -1,0 +1,106 @@
+"""The typed client of the data plane: numpy in and out, blocking (`Client`) or asyncio (`AsyncClient`).
+
+    with Client("127.0.0.1:50051") as client:
+        namespace = client.namespace("agent-7")
+        namespace.update(lambda snapshot: {"rho": normalized(step(snapshot.get("rho")))})
+        rho = namespace.read()["rho"]
+
+Errors are the classes of `sfm_grpc.errors`; those that callers handle are here too.
+"""
+
+from sfm_grpc.client import distances
+from sfm_grpc.client.aio import AsyncClient, AsyncNamespace, AsyncRho
+from sfm_grpc.client.channel import Tls
+from sfm_grpc.client.density import normalized
+from sfm_grpc.client.records import (
+    Changes,
+    Commit,
+    Component,
+    Factor,
+    HealthReport,
+    Latency,
+    Receipt,
+    Restored,
+    RhoHealth,
+    RhoVersion,
+    ServerInfo,
+    Snapshot,
+)
+from sfm_grpc.client.sync import Client, Namespace, Rho
+from sfm_grpc.errors import (
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    InvalidRequest,
+    KindChanged,
+    LimitExceeded,
+    MatrixMalformed,
+    NotFound,
+    Overloaded,
+    RequestIdReused,
+    RhoCorrupt,
+    RhoNotFinite,
+    RhoNotHermitian,
+    RhoNotPsd,
+    RhoTrace,
+    SfmError,
+    StepTooLarge,
+    StoreUnavailable,
+    UnexpectedStatus,
+    Unreachable,
+    VersionCompacted,
+    VersionConflict,
+    VersionNotReached,
+)
+from sfm_grpc.model import Certificate, Entry, Kind, Layout
+
+__all__ = [
+    "AsyncClient",
+    "AsyncNamespace",
+    "AsyncRho",
+    "Certificate",
+    "Changes",
+    "Client",
+    "Commit",
+    "Component",
+    "DeadlineExceeded",
+    "Draining",
+    "Entry",
+    "Factor",
+    "HealthReport",
+    "InternalError",
+    "InvalidRequest",
+    "Kind",
+    "KindChanged",
+    "Latency",
+    "Layout",
+    "LimitExceeded",
+    "MatrixMalformed",
+    "Namespace",
+    "NotFound",
+    "Overloaded",
+    "Receipt",
+    "RequestIdReused",
+    "Restored",
+    "Rho",
+    "RhoCorrupt",
+    "RhoHealth",
+    "RhoNotFinite",
+    "RhoNotHermitian",
+    "RhoNotPsd",
+    "RhoTrace",
+    "RhoVersion",
+    "ServerInfo",
+    "SfmError",
+    "Snapshot",
+    "StepTooLarge",
+    "StoreUnavailable",
+    "Tls",
+    "UnexpectedStatus",
+    "Unreachable",
+    "VersionCompacted",
+    "VersionConflict",
+    "VersionNotReached",
+    "distances",
+    "normalized",
+]

@@ -1,0 +1,285 @@
+"""The asyncio client. The same methods as in `sync`, awaited; the driver performs the steps on a `grpc.aio.Channel`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeAlias, Unpack
+
+import grpc
+import grpc.aio
+
+from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
+from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
+from sfm_grpc.client.errors import translated
+from sfm_grpc.client.flows import Flows
+from sfm_grpc.client.records import (
+    Array,
+    Changes,
+    Commit,
+    Consistency,
+    Factor,
+    HealthReport,
+    Restored,
+    RhoVersion,
+    ServerInfo,
+    Snapshot,
+)
+from sfm_grpc.client.steps import Call, Flow, Pause, Step, T
+from sfm_grpc.errors import SfmError
+from sfm_grpc.model import Metadata
+
+Decision: TypeAlias = Changes | Awaitable[Changes | None] | None
+
+
+class Driver:
+    """Performs the steps of flows on the running event loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._metadata = grpc.aio.Metadata(*endpoint.metadata)
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self._closed = False
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Performs the flow and answers its result, or raises its error."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    result = await self._perform(step)
+                except Exception as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def _perform(self, step: Step) -> Any:
+        if isinstance(step, Call):
+            return await self._call(step)
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        result = step.fn(*step.args)
+        return await result if inspect.isawaitable(result) else result
+
+    async def _call(self, call: Call) -> bytes:
+        method = self._methods.get(call.method) or self._method(call.method)
+        try:
+            reply: bytes = await method(
+                call.request, timeout=call.timeout_s, metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready
+            )
+        except grpc.RpcError as error:
+            failure: SfmError = translated(error, target=self._endpoint.target, timeout_s=call.timeout_s)
+        else:
+            return reply
+        raise failure
+
+    def _method(self, name: str) -> Any:
+        """The callable of a method, without serializers: bytes go in and out as they are. The first one makes the channel."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._channel is None:
+            # Not in __init__: a channel belongs to the loop that runs when it is made.
+            self._channel = self._connected()
+        return self._methods.setdefault(name, self._channel.unary_unary(name))
+
+    def _connected(self) -> grpc.aio.Channel:
+        target, options = self._endpoint.target, self._endpoint.options
+        if self._endpoint.tls:
+            return grpc.aio.secure_channel(target, self._endpoint.tls.credentials(), options)
+        return grpc.aio.insecure_channel(target, options)
+
+    async def close(self) -> None:
+        """Ends the channel; calls under way are cancelled."""
+        self._closed = True
+        self._methods.clear()
+        if self._channel is not None:
+            await self._channel.close()
+
+
+class AsyncClient:
+    """A connection to the data plane, for one event loop. It connects when first used and again whenever it must.
+
+    One client serves any number of tasks and namespaces; what `Client` says of retries and forks holds here too.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        tenant: str = "default",
+        name: str = "",
+        timeout_s: float = 10.0,
+        tls: Tls | None = None,
+        message_bytes_max: int = 64 * MIB,
+        wait_for_ready: bool = False,
+        cache_bytes_max: int = 128 * MIB,
+    ) -> None:
+        """`name` is who commits (default `<program>@<host>`), `timeout_s` the deadline of each call that names none.
+
+        `wait_for_ready`: wait for a server, up to the deadline, instead of failing when there is none. `cache_bytes_max`: what
+        may be kept of snapshots that were read or committed. Raises InvalidRequest for a tenant or name that is not ASCII.
+        """
+        self._driver = Driver(Endpoint(target, tenant, name or default_name(), timeout_s, tls, message_bytes_max, wait_for_ready))
+        self._flows = Flows(timeout_s=timeout_s, message_bytes_max=message_bytes_max, cache_bytes_max=cache_bytes_max)
+
+    def namespace(self, name: str) -> AsyncNamespace:
+        """A handle on a namespace; nothing is sent."""
+        return AsyncNamespace(name, self._flows, self._driver)
+
+    def rho(self, namespace: str) -> AsyncRho:
+        """A handle on the key `rho` of a namespace; nothing is sent."""
+        return AsyncRho(self.namespace(namespace), self._flows, self._driver)
+
+    async def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
+        """The whole report; with a namespace, on that one."""
+        return await self._driver.run(self._flows.health(namespace, timeout_s))
+
+    async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """What the server is and which limits it enforces."""
+        return await self._driver.run(self._flows.server_info(timeout_s))
+
+    async def close(self) -> None:
+        """Ends the connection. What was read stays valid."""
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+class AsyncNamespace:
+    """The named matrices of one namespace, which move together: one commit, one version."""
+
+    def __init__(self, name: str, flows: Flows, driver: Driver) -> None:
+        self.name = name
+        self._flows = flows
+        self._driver = driver
+
+    async def read(
+        self,
+        keys: Keys = None,
+        *,
+        version: int | None = None,
+        consistency: Consistency = "cached",
+        min_version: int | None = None,
+        max_staleness_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Snapshot:
+        """As `Namespace.read`."""
+        return await self._driver.run(
+            self._flows.read(
+                self.name,
+                keys,
+                version=version,
+                consistency=consistency,
+                min_version=min_version,
+                max_staleness_s=max_staleness_s,
+                timeout_s=timeout_s,
+            )
+        )
+
+    async def describe(self, version: int | None = None, *, timeout_s: float | None = None) -> Snapshot:
+        """As `Namespace.describe`."""
+        return await self._driver.run(self._flows.describe(self.name, version=version, timeout_s=timeout_s))
+
+    async def commit(
+        self,
+        changes: Changes,
+        *,
+        expected_version: int | Snapshot,
+        metadata: Metadata | None = None,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        max_step: MaxStep = None,
+        kinds: Kinds = None,
+        timeout_s: float | None = None,
+    ) -> Commit:
+        """As `Namespace.commit`."""
+        return await self._driver.run(
+            self._flows.commit(
+                self.name,
+                changes,
+                expected_version=expected_version,
+                metadata=metadata,
+                request_id=request_id,
+                validate_only=validate_only,
+                max_step=max_step,
+                kinds=kinds,
+                timeout_s=timeout_s,
+            )
+        )
+
+    async def update(
+        self, fn: Callable[[Snapshot], Decision], *, keys: Keys = None, **options: Unpack[UpdateOptions]
+    ) -> Commit | None:
+        """As `Namespace.update`; `fn` may be a coroutine function. A plain one blocks the loop while it computes."""
+        return await self._driver.run(self._flows.update(self.name, fn, keys=keys, **options))
+
+    async def versions(self, *, page_size: int = 0, timeout_s: float | None = None) -> AsyncIterator[RhoVersion]:
+        """The versions that are kept, newest first; the next page is asked for when it is needed (0: the server's page size)."""
+        token = ""
+        while True:
+            page = await self._driver.run(self._flows.page(self.name, page_size, token, timeout_s))
+            for version in page.versions:
+                yield version
+            if not (token := page.next_page_token):
+                return
+
+    async def restore(
+        self,
+        version: int | LastValid,
+        *,
+        expected_version: int | Snapshot,
+        request_id: str | None = None,
+        metadata: Metadata | None = None,
+        validate_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> Restored:
+        """As `Namespace.restore`."""
+        return await self._driver.run(
+            self._flows.restore(
+                self.name,
+                version,
+                expected_version=expected_version,
+                request_id=request_id,
+                metadata=metadata,
+                validate_only=validate_only,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def forget(self) -> None:
+        """Drops what is kept of the namespace, and the promise that no read is older: after a server came back from a backup."""
+        self._flows.kept.forget(self.name)
+
+
+class AsyncRho:
+    """The key `rho` of one namespace."""
+
+    def __init__(self, namespace: AsyncNamespace, flows: Flows, driver: Driver) -> None:
+        self.namespace = namespace
+        self._flows = flows
+        self._driver = driver
+
+    async def read(self, **options: Unpack[ReadOptions]) -> Snapshot:
+        """As `Namespace.read`; the array is `snapshot["rho"]`."""
+        return await self.namespace.read("rho", **options)
+
+    async def commit(
+        self, rho: Array | Factor, *, expected_version: int | Snapshot, **options: Unpack[SingleCommitOptions]
+    ) -> Commit:
+        """As `Namespace.commit`."""
+        return await self.namespace.commit({"rho": rho}, expected_version=expected_version, **options)
+
+    async def update(
+        self, fn: Callable[[Any], Array | Factor | Awaitable[Array | Factor | None] | None], **options: Unpack[UpdateOptions]
+    ) -> Commit | None:
+        """As `Namespace.update`: `fn` is given the array (a Factor if that is stored, None without a ρ), answers the next."""
+        return await self._driver.run(self._flows.update_key(self.namespace.name, "rho", fn, **options))

@@ -1,0 +1,295 @@
+"""Between protobuf messages and records. Numbers are joined and split around protobuf (`sfm_grpc.wire`), never copied by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from sfm.v1 import health_pb2, matrix_pb2, rho_store_pb2
+
+from sfm_grpc import wire
+from sfm_grpc.client.records import (
+    Array,
+    Change,
+    Commit,
+    Component,
+    Factor,
+    HealthReport,
+    Latency,
+    Receipt,
+    Restored,
+    RhoHealth,
+    RhoVersion,
+    ServerInfo,
+    Snapshot,
+    Source,
+    VersionPage,
+    frozen,
+    moment,
+)
+from sfm_grpc.density.matrix import DIMENSION_UNLIMITED, checked_matrix, from_array
+from sfm_grpc.errors import MatrixMalformed, UnexpectedStatus
+from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, PsdMethod
+
+# ---- matrices out --------------------------------------------------------------------------------------------------
+
+
+def matrix_of(key: str, change: Change, kind: Kind) -> Matrix:
+    """The matrix to send; its numbers look into the caller's array. Raises MatrixMalformed naming the key."""
+    try:
+        if isinstance(change, Factor):
+            return from_array(np.asarray(change.s), kind=kind, layout=Layout.FACTOR)
+        return from_array(np.asarray(change), kind=kind)
+    except MatrixMalformed as error:
+        raise MatrixMalformed(problem=error.problem, key=key) from None
+
+
+def joined_commit(request: rho_store_pb2.CommitRhoRequest, matrices: Iterable[Matrix]) -> bytes:
+    """The request with the numbers of `matrices` where `put_skeleton` left room for them: the one copy they make."""
+    return wire.join(request.SerializeToString(), wire.COMMIT_REQUEST, [m.numbers for m in matrices])
+
+
+def put_skeleton(matrix: Matrix, index: int) -> matrix_pb2.Matrix:
+    """The message of a matrix with a placeholder for its numbers, the body `index`."""
+    room = wire.placeholder(index)
+    message = matrix_pb2.Matrix(
+        kind=matrix_pb2.MatrixKind.ValueType(matrix.kind), dtype=matrix_pb2.Dtype.ValueType(matrix.dtype), shape=matrix.shape
+    )
+    if matrix.layout is Layout.FACTOR:
+        message.factor.data = room
+    else:
+        message.data = room
+    return message
+
+
+def sent_arrays(request: bytes, matrices: Mapping[str, Matrix]) -> dict[str, Array]:
+    """The numbers as they stand in a request that `joined_commit` made, by key, without a copy."""
+    _, bodies = wire.split(request, wire.COMMIT_REQUEST)
+    return {key: _array(body, m.dtype, m.shape) for (key, m), body in zip(matrices.items(), bodies, strict=True)}
+
+
+# ---- matrices in ---------------------------------------------------------------------------------------------------
+
+
+def snapshot_of(namespace: str, reply: bytes, kept: Snapshot | None) -> Snapshot:
+    """A GetRhoResponse as a snapshot, its arrays looking into `reply`; `not_modified` answers what was kept."""
+    try:
+        skeleton, bodies = wire.split(reply, wire.GET_RESPONSE)
+        response = rho_store_pb2.GetRhoResponse.FromString(skeleton)
+        if response.not_modified:
+            return _unmodified(response, kept)
+        matrices = {m.key: _array_of(m, bodies) for m in response.matrices if m.matrix.WhichOneof("content")}
+    except (ValueError, DecodeError, MatrixMalformed, LookupError) as error:
+        raise UnexpectedStatus(status="OK", problem=f"the answer of GetRho is not what it should be: {error}") from error
+    return Snapshot(
+        namespace=namespace,
+        version=response.version,
+        commit_time_us=_us(response.commit_time),
+        as_of_time_us=_us(response.as_of_time),
+        source=_source(response),
+        degraded=response.degraded,
+        modified=True,
+        matrices=frozen(matrices),
+        certificates=frozen({m.key: certificate_of(m.certificate) for m in response.matrices}),
+        put_versions=frozen({m.key: m.put_version for m in response.matrices}),
+    )
+
+
+def _unmodified(response: rho_store_pb2.GetRhoResponse, kept: Snapshot | None) -> Snapshot:
+    if kept is None:
+        raise LookupError("not modified since nothing")
+    return Snapshot(
+        namespace=kept.namespace,
+        version=kept.version,
+        commit_time_us=kept.commit_time_us,
+        as_of_time_us=_us(response.as_of_time),
+        source=_source(response),
+        degraded=response.degraded,
+        modified=False,
+        matrices=kept.matrices,
+        certificates=kept.certificates,
+        put_versions=kept.put_versions,
+    )
+
+
+def _source(response: rho_store_pb2.GetRhoResponse) -> Source:
+    return "cache" if response.source == rho_store_pb2.SOURCE_CACHE else "canonical"
+
+
+def _array_of(named: rho_store_pb2.NamedMatrix, bodies: list[memoryview]) -> Array:
+    message = named.matrix
+    factor = message.HasField("factor")
+    matrix = checked_matrix(
+        kind=Kind(message.kind),
+        layout=Layout.FACTOR if factor else Layout.DENSE,
+        dtype=Dtype(message.dtype),
+        shape=message.shape,
+        numbers=wire.body_of(message.factor.data if factor else message.data, bodies),
+        dimension_max=DIMENSION_UNLIMITED,
+        key=named.key,
+    )
+    return _array(matrix.numbers, matrix.dtype, matrix.shape)
+
+
+def _array(numbers: Buffer, dtype: Dtype, shape: tuple[int, int]) -> Array:
+    array = np.frombuffer(numbers, dtype=dtype.numpy).reshape(shape)
+    if not array.flags.aligned:
+        # Small matrices only: large ones are aligned by the writer (`wire.join`).
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+# ---- everything else in --------------------------------------------------------------------------------------------
+
+
+def certificate_of(message: matrix_pb2.Certificate) -> Certificate:
+    """A certificate as a record."""
+    rows, columns = message.shape
+    return Certificate(
+        kind=Kind(message.kind),
+        layout=Layout(message.layout),
+        dtype=Dtype(message.dtype),
+        shape=(rows, columns),
+        digest=message.digest,
+        valid=message.valid,
+        min_eigenvalue_bound=message.min_eigenvalue_bound,
+        psd_method=PsdMethod(message.psd_method),
+        trace_error=message.trace_error,
+        asymmetry=message.asymmetry,
+        epsilon=message.epsilon,
+        trace_tolerance=message.trace_tolerance,
+        hermitian_tolerance=message.hermitian_tolerance,
+        clamped_mass=message.clamped_mass,
+        psd_ok=message.psd_ok,
+        trace_ok=message.trace_ok,
+        certify_time_us=_us(message.certify_time),
+    )
+
+
+def commit_of(namespace: str, request_id: str, response: rho_store_pb2.CommitRhoResponse) -> Commit:
+    """The answer to a commit."""
+    return Commit(
+        namespace=namespace,
+        version=response.version,
+        commit_time=moment(_us(response.commit_time)),
+        receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
+        replayed=response.replayed,
+        request_id=request_id,
+    )
+
+
+def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
+    return Receipt(
+        deleted=message.deleted,
+        digest=message.digest,
+        clamped=message.clamped,
+        certificate=None if message.deleted else certificate_of(message.certificate),
+        step=message.step if message.HasField("step") else None,
+    )
+
+
+def restored_of(namespace: str, request_id: str, response: rho_store_pb2.RestoreRhoResponse) -> Restored:
+    """The answer to a restore."""
+    return Restored(
+        namespace=namespace,
+        version=response.version,
+        commit_time=moment(_us(response.commit_time)),
+        restored_version=response.restored_version,
+        entries=_entries(response.entries),
+        replayed=response.replayed,
+        request_id=request_id,
+    )
+
+
+def page_of(response: rho_store_pb2.ListRhoVersionsResponse) -> VersionPage:
+    """One page of versions."""
+    return VersionPage(
+        versions=tuple(map(_version, response.versions)),
+        next_page_token=response.next_page_token,
+        newest_version=response.newest_version,
+        oldest_version=response.oldest_version,
+    )
+
+
+def _version(message: rho_store_pb2.RhoVersion) -> RhoVersion:
+    return RhoVersion(
+        version=message.version,
+        commit_time=moment(_us(message.commit_time)),
+        committer=message.committer,
+        metadata=frozen(dict(message.metadata)),
+        valid=message.valid,
+        restored_version=message.restored_version,
+        entries=_entries(message.entries),
+        changed_keys=tuple(message.changed_keys),
+    )
+
+
+def _entries(messages: Iterable[rho_store_pb2.MatrixEntry]) -> tuple[Entry, ...]:
+    return tuple(Entry(key=m.key, certificate=certificate_of(m.certificate), put_version=m.put_version) for m in messages)
+
+
+def health_of(response: health_pb2.GetHealthResponse) -> HealthReport:
+    """The whole report."""
+    return HealthReport(
+        ok=response.ok,
+        live=response.live,
+        ready=response.ready,
+        psd_ok=response.psd_ok,
+        trace_error=response.trace_error,
+        degraded=response.degraded,
+        sample_version=response.sample_version,
+        namespaces=response.namespaces,
+        rho=tuple(map(_rho_health, response.rho)),
+        components=tuple(Component(name=c.name, ok=c.ok, detail=c.detail) for c in response.components),
+        latencies=tuple(map(_latency, response.latencies)),
+        start_time=moment(_us(response.start_time)),
+        verifications=response.verifications,
+    )
+
+
+def _rho_health(message: health_pb2.RhoHealth) -> RhoHealth:
+    return RhoHealth(
+        tenant=message.tenant,
+        namespace=message.namespace,
+        version=message.version,
+        psd_ok=message.psd_ok,
+        trace_error=message.trace_error,
+        trace_ok=message.trace_ok,
+        min_eigenvalue_bound=message.min_eigenvalue_bound,
+        corrupt=message.corrupt,
+        verify_time=moment(_us(message.verify_time)) if message.HasField("verify_time") else None,
+        problem=message.problem,
+        certificate=certificate_of(message.certificate) if message.HasField("certificate") else None,
+    )
+
+
+def _latency(message: health_pb2.LatencyReport) -> Latency:
+    return Latency(
+        operation=message.operation,
+        p95_s=message.p95.ToNanoseconds() / 1e9,
+        count=message.count,
+        bound_s=message.bound.ToNanoseconds() / 1e9,
+        ok=message.ok,
+        window_s=message.window.ToNanoseconds() / 1e9,
+    )
+
+
+def server_info_of(response: health_pb2.GetServerInfoResponse) -> ServerInfo:
+    """What the server is."""
+    return ServerInfo(
+        version=response.version,
+        store=response.store,
+        rho_enforcement=response.rho_enforcement,
+        node_id=response.node_id,
+        limits=frozen({limit.name: limit.value for limit in response.limits}),
+        services=tuple(response.services),
+        epsilon=response.epsilon,
+        trace_tolerance=response.trace_tolerance,
+    )
+
+
+def _us(time: Timestamp) -> int:
+    return time.seconds * 1_000_000 + time.nanos // 1000

@@ -1,0 +1,38 @@
+"""What a flow can ask of its driver. A flow is a generator that yields steps and is sent their results; a failed step is thrown
+into it. `sync` and `aio` each have a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Send this and answer the reply's bytes, or throw an SfmError."""
+
+    method: str
+    request: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let time pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Call the caller's function and answer what it answers (the asyncio driver awaits an awaitable)."""
+
+    fn: Callable[..., Any]
+    args: tuple[object, ...]
+
+
+Step: TypeAlias = Call | Pause | Run
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Step, Any, T]

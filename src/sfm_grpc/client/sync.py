@@ -1,0 +1,294 @@
+"""The blocking client. Each method hands a flow to the driver below, which performs its steps on a `grpc.Channel`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+
+from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
+from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
+from sfm_grpc.client.errors import translated
+from sfm_grpc.client.flows import METHODS, Flows
+from sfm_grpc.client.records import (
+    Array,
+    Changes,
+    Commit,
+    Consistency,
+    Factor,
+    HealthReport,
+    Restored,
+    RhoVersion,
+    ServerInfo,
+    Snapshot,
+)
+from sfm_grpc.client.steps import Call, Flow, Pause, Step, T
+from sfm_grpc.errors import SfmError
+from sfm_grpc.model import Metadata
+
+
+class Driver:
+    """Performs the steps of flows, blocking the calling thread. Safe to share between threads."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._metadata = endpoint.metadata
+        options = endpoint.options
+        if endpoint.tls:
+            self._channel = grpc.secure_channel(endpoint.target, endpoint.tls.credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(endpoint.target, options)
+        # Without serializers bytes go in and out as they are.
+        self._methods: dict[str, Any] = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._closed = False
+
+    def run(self, flow: Flow[T]) -> T:
+        """Performs the flow and answers its result, or raises its error."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    result = self._perform(step)
+                except Exception as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(result)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Call):
+            return self._call(step)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        return step.fn(*step.args)
+
+    def _call(self, call: Call) -> bytes:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        try:
+            reply: bytes = self._methods[call.method](
+                call.request, timeout=call.timeout_s, metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready
+            )
+        except grpc.RpcError as error:
+            failure: SfmError = translated(error, target=self._endpoint.target, timeout_s=call.timeout_s)
+        else:
+            return reply
+        raise failure
+
+    def close(self) -> None:
+        """Ends the channel; calls under way fail."""
+        self._closed = True
+        self._channel.close()
+
+
+class Client:
+    """A connection to the data plane, for threads. It connects when first used and again whenever it must.
+
+    One client serves any number of threads and namespaces. It does not survive a fork: create it in the process that uses it.
+    UNAVAILABLE is retried by gRPC (five attempts, about two seconds), safely, as each commit carries a request id. Nothing else
+    is retried: an `Overloaded` says in `retry_delay_s` when to come again, a `VersionConflict` is `update`'s to resolve.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        tenant: str = "default",
+        name: str = "",
+        timeout_s: float = 10.0,
+        tls: Tls | None = None,
+        message_bytes_max: int = 64 * MIB,
+        wait_for_ready: bool = False,
+        cache_bytes_max: int = 128 * MIB,
+    ) -> None:
+        """`name` is who commits (default `<program>@<host>`), `timeout_s` the deadline of each call that names none.
+
+        `wait_for_ready`: wait for a server, up to the deadline, instead of failing when there is none. `cache_bytes_max`: what
+        may be kept of snapshots that were read or committed. Raises InvalidRequest for a tenant or name that is not ASCII.
+        """
+        self._driver = Driver(Endpoint(target, tenant, name or default_name(), timeout_s, tls, message_bytes_max, wait_for_ready))
+        self._flows = Flows(timeout_s=timeout_s, message_bytes_max=message_bytes_max, cache_bytes_max=cache_bytes_max)
+
+    def namespace(self, name: str) -> Namespace:
+        """A handle on a namespace; nothing is sent."""
+        return Namespace(name, self._flows, self._driver)
+
+    def rho(self, namespace: str) -> Rho:
+        """A handle on the key `rho` of a namespace; nothing is sent."""
+        return Rho(self.namespace(namespace), self._flows, self._driver)
+
+    def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
+        """The whole report; with a namespace, on that one."""
+        return self._driver.run(self._flows.health(namespace, timeout_s))
+
+    def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """What the server is and which limits it enforces."""
+        return self._driver.run(self._flows.server_info(timeout_s))
+
+    def close(self) -> None:
+        """Ends the connection. What was read stays valid."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Namespace:
+    """The named matrices of one namespace, which move together: one commit, one version."""
+
+    def __init__(self, name: str, flows: Flows, driver: Driver) -> None:
+        self.name = name
+        self._flows = flows
+        self._driver = driver
+
+    def read(
+        self,
+        keys: Keys = None,
+        *,
+        version: int | None = None,
+        consistency: Consistency = "cached",
+        min_version: int | None = None,
+        max_staleness_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Snapshot:
+        """The matrices of the newest version, or of exactly `version`; `keys` None: all of them.
+
+        Never older than anything this client has seen of the namespace, nor than `min_version`. "cached" is never older than any
+        answer to anyone, "canonical" asks the store itself. `max_staleness_s` also accepts what was true that long ago, for when
+        the store is down. Numbers that are already here do not travel (`modified` is False then).
+
+        Raises NotFound (namespace, or the absent keys), VersionCompacted, VersionNotReached, RhoCorrupt.
+        """
+        return self._driver.run(
+            self._flows.read(
+                self.name,
+                keys,
+                version=version,
+                consistency=consistency,
+                min_version=min_version,
+                max_staleness_s=max_staleness_s,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def describe(self, version: int | None = None, *, timeout_s: float | None = None) -> Snapshot:
+        """The certificates of the newest version, or of exactly `version`, without numbers. Raises as `read`."""
+        return self._driver.run(self._flows.describe(self.name, version=version, timeout_s=timeout_s))
+
+    def commit(
+        self,
+        changes: Changes,
+        *,
+        expected_version: int | Snapshot,
+        metadata: Metadata | None = None,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        max_step: MaxStep = None,
+        kinds: Kinds = None,
+        timeout_s: float | None = None,
+    ) -> Commit:
+        """Commits all changes, or none, if the namespace is still at `expected_version` (0: nothing was ever committed).
+
+        A change is a float64 or float32 array, a Factor, or None: the key goes away. A key's kind is what `kinds` says, else what
+        it is in the snapshot given as `expected_version`, else density for `rho` and factors and generic for the rest. `max_step`
+        bounds ‖new − old‖_F, of every key or of each. Give a `request_id` of your own to be able to repeat a commit whose outcome
+        is unknown (StoreUnavailable, Unreachable, DeadlineExceeded): the same content under the same id is committed once.
+
+        Raises VersionConflict, MatrixMalformed, RhoNotFinite, RhoNotHermitian, RhoTrace, RhoNotPsd, KindChanged, StepTooLarge,
+        RequestIdReused, LimitExceeded.
+        """
+        return self._driver.run(
+            self._flows.commit(
+                self.name,
+                changes,
+                expected_version=expected_version,
+                metadata=metadata,
+                request_id=request_id,
+                validate_only=validate_only,
+                max_step=max_step,
+                kinds=kinds,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def update(
+        self, fn: Callable[[Snapshot], Changes | None], *, keys: Keys = None, **options: Unpack[UpdateOptions]
+    ) -> Commit | None:
+        """Reads, lets `fn(snapshot)` answer the changes, commits them against that snapshot; None from `fn` stops it.
+
+        When another writer was faster it begins again, with a new request id, after a short random pause, `attempts` (16) times
+        at most: so `fn` may run more than once, on newer numbers each time. The snapshot of a namespace that does not exist yet
+        is empty, its version 0; a key of `keys` that is absent is absent in the snapshot. `timeout_s` bounds the whole, `fn`
+        included (default: each call has the client's own deadline). Options: `attempts`, `metadata`, `max_step`, `kinds`,
+        `timeout_s`.
+
+        Raises the last VersionConflict, and what `commit` and `fn` raise.
+        """
+        return self._driver.run(self._flows.update(self.name, fn, keys=keys, **options))
+
+    def versions(self, *, page_size: int = 0, timeout_s: float | None = None) -> Iterator[RhoVersion]:
+        """The versions that are kept, newest first; the next page is asked for when it is needed (0: the server's page size)."""
+        token = ""
+        while True:
+            page = self._driver.run(self._flows.page(self.name, page_size, token, timeout_s))
+            yield from page.versions
+            if not (token := page.next_page_token):
+                return
+
+    def restore(
+        self,
+        version: int | LastValid,
+        *,
+        expected_version: int | Snapshot,
+        request_id: str | None = None,
+        metadata: Metadata | None = None,
+        validate_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> Restored:
+        """Makes an earlier version, or the newest that is whole ("last_valid"), the newest again, as a new commit.
+
+        Raises VersionConflict, NotFound, VersionCompacted, RhoCorrupt.
+        """
+        return self._driver.run(
+            self._flows.restore(
+                self.name,
+                version,
+                expected_version=expected_version,
+                request_id=request_id,
+                metadata=metadata,
+                validate_only=validate_only,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def forget(self) -> None:
+        """Drops what is kept of the namespace, and the promise that no read is older: after a server came back from a backup."""
+        self._flows.kept.forget(self.name)
+
+
+class Rho:
+    """The key `rho` of one namespace."""
+
+    def __init__(self, namespace: Namespace, flows: Flows, driver: Driver) -> None:
+        self.namespace = namespace
+        self._flows = flows
+        self._driver = driver
+
+    def read(self, **options: Unpack[ReadOptions]) -> Snapshot:
+        """As `Namespace.read`; the array is `snapshot["rho"]`."""
+        return self.namespace.read("rho", **options)
+
+    def commit(self, rho: Array | Factor, *, expected_version: int | Snapshot, **options: Unpack[SingleCommitOptions]) -> Commit:
+        """As `Namespace.commit`."""
+        return self.namespace.commit({"rho": rho}, expected_version=expected_version, **options)
+
+    def update(self, fn: Callable[[Any], Array | Factor | None], **options: Unpack[UpdateOptions]) -> Commit | None:
+        """As `Namespace.update`: `fn` is given the array (a Factor if that is stored, None without a ρ), answers the next."""
+        return self._driver.run(self._flows.update_key(self.namespace.name, "rho", fn, **options))
