@@ -30,7 +30,7 @@ run: $(READY) ## Serve the embedded default on loopback; data in ./var
 	@$(BIN)/sfm serve $(ARGS)
 
 test: $(READY) ## Every test, with the real services it needs (ARGS="-k rho" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 demo: $(READY) ## The cognitive manager of examples/ against a fresh embedded server
 	@$(BIN)/python -m examples.cognitive_manager.demo $(ARGS)

@@ -57,7 +57,7 @@ class App:
         self.store: Store = SqliteStore(s.data_dir / "sfm.db", keys_per_namespace_max=s.keys_per_namespace_max)
         cache = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
         self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
-        self.reads = Reads(self.store, cache, on_corrupt=self.rho_health.found_corrupt)
+        self.reads = Reads(self.store, cache, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt)
         self.truth = Truth(self.store, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
         self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics)

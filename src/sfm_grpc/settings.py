@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         description="`enforce` refuses trace and PSD violations; `observe` lets them in, flagged (the dark launch).",
     )
     rho_epsilon: float = Field(
-        1e-8, gt=0, le=1e-2, description="PSD bound: λ_min ≥ −max(this, 2u‖ρ‖_F); the Hermitian bound likewise."
+        1e-8, ge=1e-10, le=1e-2, description="PSD bound: λ_min ≥ −max(this, 2u‖ρ‖_F); the Hermitian bound likewise."
     )
     rho_trace_tolerance: float = Field(1e-6, gt=0, le=1e-2, description="Trace bound: |tr ρ − 1| ≤ this.")
     rho_max_step: float | None = Field(

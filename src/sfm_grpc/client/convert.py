@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -32,6 +33,12 @@ from sfm_grpc.client.records import (
 from sfm_grpc.density.matrix import DIMENSION_UNLIMITED, checked_matrix, from_array
 from sfm_grpc.errors import MatrixMalformed, UnexpectedStatus
 from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, PsdMethod
+
+# Looked up ten times as fast as an enum is called.
+_KINDS = {int(k): k for k in Kind}
+_LAYOUTS = {int(k): k for k in Layout}
+_DTYPES = {int(k): k for k in Dtype}
+_PSD_METHODS = {int(k): k for k in PsdMethod}
 
 # ---- matrices out --------------------------------------------------------------------------------------------------
 
@@ -75,14 +82,23 @@ def sent_arrays(request: bytes, matrices: Mapping[str, Matrix]) -> dict[str, Arr
 
 def snapshot_of(namespace: str, reply: bytes, kept: Snapshot | None) -> Snapshot:
     """A GetRhoResponse as a snapshot, its arrays looking into `reply`; `not_modified` answers what was kept."""
-    try:
+    with _believed("GetRho"):
         skeleton, bodies = wire.split(reply, wire.GET_RESPONSE)
         response = rho_store_pb2.GetRhoResponse.FromString(skeleton)
-        if response.not_modified:
-            return _unmodified(response, kept)
-        matrices = {m.key: _array_of(m, bodies) for m in response.matrices if m.matrix.WhichOneof("content")}
-    except (ValueError, DecodeError, MatrixMalformed, LookupError) as error:
-        raise UnexpectedStatus(status="OK", problem=f"the answer of GetRho is not what it should be: {error}") from error
+        return _unmodified(response, kept) if response.not_modified else _snapshot(namespace, response, bodies)
+
+
+@contextmanager
+def _believed(method: str) -> Iterator[None]:
+    """What cannot be understood of an answer is nobody's mistake but the server's, or a newer release's."""
+    try:
+        yield
+    except (ValueError, LookupError, DecodeError, MatrixMalformed) as error:
+        raise UnexpectedStatus(status="OK", problem=f"the answer of {method} is not what it should be: {error!r}") from error
+
+
+def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: list[memoryview]) -> Snapshot:
+    matrices = {m.key: _array_of(m, bodies) for m in response.matrices if m.matrix.WhichOneof("content")}
     return Snapshot(
         namespace=namespace,
         version=response.version,
@@ -122,9 +138,9 @@ def _array_of(named: rho_store_pb2.NamedMatrix, bodies: list[memoryview]) -> Arr
     message = named.matrix
     factor = message.HasField("factor")
     matrix = checked_matrix(
-        kind=Kind(message.kind),
+        kind=_KINDS[message.kind],
         layout=Layout.FACTOR if factor else Layout.DENSE,
-        dtype=Dtype(message.dtype),
+        dtype=_DTYPES[message.dtype],
         shape=message.shape,
         numbers=wire.body_of(message.factor.data if factor else message.data, bodies),
         dimension_max=DIMENSION_UNLIMITED,
@@ -146,17 +162,17 @@ def _array(numbers: Buffer, dtype: Dtype, shape: tuple[int, int]) -> Array:
 
 
 def certificate_of(message: matrix_pb2.Certificate) -> Certificate:
-    """A certificate as a record."""
+    """A certificate as a record. Raises ValueError, LookupError for one of a later release."""
     rows, columns = message.shape
     return Certificate(
-        kind=Kind(message.kind),
-        layout=Layout(message.layout),
-        dtype=Dtype(message.dtype),
+        kind=_KINDS[message.kind],
+        layout=_LAYOUTS[message.layout],
+        dtype=_DTYPES[message.dtype],
         shape=(rows, columns),
         digest=message.digest,
         valid=message.valid,
         min_eigenvalue_bound=message.min_eigenvalue_bound,
-        psd_method=PsdMethod(message.psd_method),
+        psd_method=_PSD_METHODS.get(message.psd_method, PsdMethod.UNSPECIFIED),
         trace_error=message.trace_error,
         asymmetry=message.asymmetry,
         epsilon=message.epsilon,
@@ -169,16 +185,18 @@ def certificate_of(message: matrix_pb2.Certificate) -> Certificate:
     )
 
 
-def commit_of(namespace: str, request_id: str, response: rho_store_pb2.CommitRhoResponse) -> Commit:
-    """The answer to a commit."""
-    return Commit(
-        namespace=namespace,
-        version=response.version,
-        commit_time=moment(_us(response.commit_time)),
-        receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
-        replayed=response.replayed,
-        request_id=request_id,
-    )
+def commit_of(namespace: str, request_id: str, reply: bytes) -> Commit:
+    """A CommitRhoResponse. Raises UnexpectedStatus, as all of these, when it is none."""
+    with _believed("CommitRho"):
+        response = rho_store_pb2.CommitRhoResponse.FromString(reply)
+        return Commit(
+            namespace=namespace,
+            version=response.version,
+            commit_time=moment(_us(response.commit_time)),
+            receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
+            replayed=response.replayed,
+            request_id=request_id,
+        )
 
 
 def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
@@ -191,27 +209,31 @@ def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
     )
 
 
-def restored_of(namespace: str, request_id: str, response: rho_store_pb2.RestoreRhoResponse) -> Restored:
-    """The answer to a restore."""
-    return Restored(
-        namespace=namespace,
-        version=response.version,
-        commit_time=moment(_us(response.commit_time)),
-        restored_version=response.restored_version,
-        entries=_entries(response.entries),
-        replayed=response.replayed,
-        request_id=request_id,
-    )
+def restored_of(namespace: str, request_id: str, reply: bytes) -> Restored:
+    """A RestoreRhoResponse."""
+    with _believed("RestoreRho"):
+        response = rho_store_pb2.RestoreRhoResponse.FromString(reply)
+        return Restored(
+            namespace=namespace,
+            version=response.version,
+            commit_time=moment(_us(response.commit_time)),
+            restored_version=response.restored_version,
+            entries=_entries(response.entries),
+            replayed=response.replayed,
+            request_id=request_id,
+        )
 
 
-def page_of(response: rho_store_pb2.ListRhoVersionsResponse) -> VersionPage:
-    """One page of versions."""
-    return VersionPage(
-        versions=tuple(map(_version, response.versions)),
-        next_page_token=response.next_page_token,
-        newest_version=response.newest_version,
-        oldest_version=response.oldest_version,
-    )
+def page_of(reply: bytes) -> VersionPage:
+    """A ListRhoVersionsResponse."""
+    with _believed("ListRhoVersions"):
+        response = rho_store_pb2.ListRhoVersionsResponse.FromString(reply)
+        return VersionPage(
+            versions=tuple(map(_version, response.versions)),
+            next_page_token=response.next_page_token,
+            newest_version=response.newest_version,
+            oldest_version=response.oldest_version,
+        )
 
 
 def _version(message: rho_store_pb2.RhoVersion) -> RhoVersion:
@@ -231,8 +253,13 @@ def _entries(messages: Iterable[rho_store_pb2.MatrixEntry]) -> tuple[Entry, ...]
     return tuple(Entry(key=m.key, certificate=certificate_of(m.certificate), put_version=m.put_version) for m in messages)
 
 
-def health_of(response: health_pb2.GetHealthResponse) -> HealthReport:
-    """The whole report."""
+def health_of(reply: bytes) -> HealthReport:
+    """A GetHealthResponse."""
+    with _believed("GetHealth"):
+        return _health(health_pb2.GetHealthResponse.FromString(reply))
+
+
+def _health(response: health_pb2.GetHealthResponse) -> HealthReport:
     return HealthReport(
         ok=response.ok,
         live=response.live,
@@ -277,18 +304,20 @@ def _latency(message: health_pb2.LatencyReport) -> Latency:
     )
 
 
-def server_info_of(response: health_pb2.GetServerInfoResponse) -> ServerInfo:
-    """What the server is."""
-    return ServerInfo(
-        version=response.version,
-        store=response.store,
-        rho_enforcement=response.rho_enforcement,
-        node_id=response.node_id,
-        limits=frozen({limit.name: limit.value for limit in response.limits}),
-        services=tuple(response.services),
-        epsilon=response.epsilon,
-        trace_tolerance=response.trace_tolerance,
-    )
+def server_info_of(reply: bytes) -> ServerInfo:
+    """A GetServerInfoResponse."""
+    with _believed("GetServerInfo"):
+        response = health_pb2.GetServerInfoResponse.FromString(reply)
+        return ServerInfo(
+            version=response.version,
+            store=response.store,
+            rho_enforcement=response.rho_enforcement,
+            node_id=response.node_id,
+            limits=frozen({limit.name: limit.value for limit in response.limits}),
+            services=tuple(response.services),
+            epsilon=response.epsilon,
+            trace_tolerance=response.trace_tolerance,
+        )
 
 
 def _us(time: Timestamp) -> int:

@@ -6,10 +6,9 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, Unpack, cast
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
 from sfm.v1 import health_pb2, rho_store_pb2
 
 from sfm_grpc.client import convert
@@ -45,7 +44,6 @@ from sfm_grpc.errors import (
     LimitExceeded,
     NotFound,
     SfmError,
-    UnexpectedStatus,
     VersionConflict,
 )
 from sfm_grpc.model import Matrix, Metadata
@@ -64,9 +62,6 @@ _HEADROOM_BYTES = 64 * 1024
 # Each conflict means that another writer has succeeded; the pauses only keep many writers from meeting again and again.
 _BACKOFF_S = 0.004
 _BACKOFF_MAX_S = 0.5
-
-
-M = TypeVar("M", bound=Message)
 
 
 class Flows:
@@ -139,7 +134,7 @@ class Flows:
         """One page of the versions that are kept, newest first."""
         request = rho_store_pb2.ListRhoVersionsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
         reply = yield from self._call(namespace, LIST_RHO_VERSIONS, request.SerializeToString(), timeout_s)
-        page = convert.page_of(_parsed(rho_store_pb2.ListRhoVersionsResponse, reply))
+        page = convert.page_of(reply)
         self.kept.saw(namespace, page.newest_version)
         return page
 
@@ -179,7 +174,7 @@ class Flows:
         )
         request = convert.joined_commit(message, matrices.values())
         reply = yield from self._call(namespace, COMMIT_RHO, request, timeout_s)
-        commit = convert.commit_of(namespace, request_id, _parsed(rho_store_pb2.CommitRhoResponse, reply))
+        commit = convert.commit_of(namespace, request_id, reply)
         if not validate_only:
             self.kept.saw(namespace, commit.version)
             self._keep_commit(commit, base, request, matrices)
@@ -241,10 +236,12 @@ class Flows:
 
     def _read_or_empty(self, namespace: str, selection: Selection, timeout_s: float | None) -> Flow[Snapshot]:
         """The newest snapshot, without the keys that it does not hold; version 0 for a namespace that does not exist."""
+        # Known before the read: meanwhile another thread's commit may create the namespace.
+        known_to_exist = self.kept.newest_seen(namespace) > 0
         try:
             return (yield from self.read(namespace, selection, timeout_s=timeout_s))
         except NotFound as error:
-            if error.what == "namespace" and self.kept.newest_seen(namespace) == 0:
+            if error.what == "namespace" and not known_to_exist:
                 return empty_snapshot(namespace)
             if error.what != "key" or selection is None:
                 raise
@@ -277,7 +274,7 @@ class Flows:
         else:
             request.version = version
         reply = yield from self._call(namespace, RESTORE_RHO, request.SerializeToString(), timeout_s)
-        restored = convert.restored_of(namespace, request_id, _parsed(rho_store_pb2.RestoreRhoResponse, reply))
+        restored = convert.restored_of(namespace, request_id, reply)
         if not validate_only:
             self.kept.saw(namespace, restored.version)
         return restored
@@ -288,13 +285,13 @@ class Flows:
         """The whole report."""
         request = health_pb2.GetHealthRequest(namespace=namespace)
         reply = yield from self._call("", GET_HEALTH, request.SerializeToString(), timeout_s)
-        return convert.health_of(_parsed(health_pb2.GetHealthResponse, reply))
+        return convert.health_of(reply)
 
     def server_info(self, timeout_s: float | None = None) -> Flow[ServerInfo]:
         """What the server is and which limits it enforces."""
         request = health_pb2.GetServerInfoRequest()
         reply = yield from self._call("", GET_SERVER_INFO, request.SerializeToString(), timeout_s)
-        return convert.server_info_of(_parsed(health_pb2.GetServerInfoResponse, reply))
+        return convert.server_info_of(reply)
 
     def _call(self, namespace: str, method: str, request: bytes, timeout_s: float | None) -> Flow[bytes]:
         if len(request) > self._message_bytes_max + _HEADROOM_BYTES:
@@ -342,10 +339,3 @@ def _backoff_s(attempt: int) -> float:
 def _duration(seconds: float) -> Duration:
     whole = int(seconds)
     return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
-
-
-def _parsed(kind: type[M], reply: bytes) -> M:
-    try:
-        return kind.FromString(reply)
-    except DecodeError as error:
-        raise UnexpectedStatus(status="OK", problem=f"the answer is no {kind.__name__}: {error}") from error

@@ -7,13 +7,17 @@ never older than anything that was answered before it, to anyone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sfm_grpc.errors import NotFound, RhoCorrupt, StoreUnavailable, VersionNotReached
+from sfm_grpc.coordinator.names import check_name
+from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, RhoCorrupt, StoreUnavailable, VersionNotReached
 from sfm_grpc.model import Buffer, Entry, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Store
 from sfm_grpc.storage.in_process import Snapshot, SnapshotCache
+
+# An error travels in trailing metadata, of which most clients take 8 KiB; a byte of a name may take eight of them.
+_ABSENT_BYTES_TOLD = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,12 @@ class Answer:
 class Reads:
     """Decides where an answer comes from."""
 
-    def __init__(self, store: Store, cache: SnapshotCache, *, on_corrupt: Callable[[Scope, RhoCorrupt], None]) -> None:
+    def __init__(
+        self, store: Store, cache: SnapshotCache, *, keys_max: int, on_corrupt: Callable[[Scope, RhoCorrupt], None]
+    ) -> None:
         self._store = store
         self._cache = cache
+        self._keys_max = keys_max
         self._on_corrupt = on_corrupt
         self.degraded = False
         """The fast path was not available to the last read of a newest version."""
@@ -65,8 +72,10 @@ class Reads:
     async def get(self, query: Query) -> Answer:
         """Answers a query.
 
-        Raises NotFound (namespace, version, keys), VersionCompacted, VersionNotReached, RhoCorrupt, StoreUnavailable.
+        Raises InvalidRequest, LimitExceeded, NotFound (namespace, version, keys), VersionCompacted, VersionNotReached,
+        RhoCorrupt, StoreUnavailable.
         """
+        self._check(query)
         if query.version is not None:
             return await self._exact(query, query.version)
         if not query.canonical:
@@ -80,6 +89,15 @@ class Reads:
             if stale is None:
                 raise
             return stale
+
+    def _check(self, query: Query) -> None:
+        check_name(query.scope.namespace, "namespace")
+        if len(query.keys) > self._keys_max:
+            raise LimitExceeded(limit="keys_per_namespace_max", value=len(query.keys), maximum=self._keys_max, field="keys")
+        for place, key in enumerate(query.keys):
+            check_name(key, f"keys[{place}]")
+        if len(set(query.keys)) < len(query.keys):
+            raise InvalidRequest(field="keys", problem="names a key twice")
 
     def committed(self, scope: Scope, version: Version, transaction: Transaction) -> None:
         """Keeps what a commit has just made: its listener."""
@@ -171,7 +189,7 @@ class Reads:
             return version.entries
         absent = tuple(key for key in query.keys if version.entry(key) is None)
         if absent:
-            raise NotFound(what="key", namespace=query.scope.namespace, names=absent, current=version.version)
+            raise NotFound(what="key", namespace=query.scope.namespace, names=_told(absent), current=version.version)
         return tuple(e for e in version.entries if e.key in query.keys)
 
     def _keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], as_of_us: int) -> Snapshot:
@@ -180,6 +198,18 @@ class Reads:
         snapshot = Snapshot(version, {digest: n for digest, n in at_hand.items() if digest in held}, as_of_us)
         self._cache.put(scope, snapshot)
         return snapshot
+
+
+def _told(names: Sequence[str]) -> tuple[str, ...]:
+    """The first of the names, as many as an error can carry."""
+    room = _ABSENT_BYTES_TOLD
+    told: list[str] = []
+    for name in names:
+        room -= len(name.encode())
+        if told and room < 0:
+            break
+        told.append(name)
+    return tuple(told)
 
 
 def _at_hand(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> bool:

@@ -18,6 +18,7 @@ from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.sent import AdmissionRules, Examined, SentMatrix, examine
 from sfm_grpc.errors import (
     InvalidRequest,
+    KindChanged,
     LimitExceeded,
     NotFound,
     RequestIdReused,
@@ -133,22 +134,23 @@ class RhoCoordinator:
         examined = await self._examined(updates, previous or {}, now_us)
         self._check_steps(mutation.scope, updates, examined)
         made = tuple(_receipt(u, e) for u, e in zip(updates, examined, strict=True))
-        result = await self._commits.commit(
-            Transaction(
-                scope=mutation.scope,
-                changes=tuple(_change(u, e) for u, e in zip(updates, examined, strict=True)),
-                expected_version=expected,
-                request=_identity("CommitRho", mutation, [_content(u, e) for u, e in zip(updates, examined, strict=True)]),
-                committer=mutation.committer,
-                time_us=now_us,
-                receipt=receipts.to_bytes(made),
-                event=events.rho_status(
-                    self._rules.node_id, mutation.scope, now_us, [e.admitted.certificate for e in examined if e]
-                ),
-                metadata=mutation.metadata,
-                validate_only=mutation.validate_only,
-            )
+        transaction = Transaction(
+            scope=mutation.scope,
+            changes=tuple(_change(u, e) for u, e in zip(updates, examined, strict=True)),
+            expected_version=expected,
+            request=_identity("CommitRho", mutation, [_content(u, e) for u, e in zip(updates, examined, strict=True)]),
+            committer=mutation.committer,
+            time_us=now_us,
+            receipt=receipts.to_bytes(made),
+            event=events.rho_status(self._rules.node_id, mutation.scope, now_us, [e.admitted.certificate for e in examined if e]),
+            metadata=mutation.metadata,
+            validate_only=mutation.validate_only,
         )
+        try:
+            result = await self._commits.commit(transaction)
+        except KindChanged as error:
+            error.field = next(f"{u.field}.put.kind" for u in updates if u.key == error.key)
+            raise
         told = receipts.from_bytes(result.receipt) if result.replayed else made
         return Committed(result.number, result.commit_time_us, told, result.replayed)
 
@@ -332,7 +334,8 @@ def _before(scope: Scope, token: str) -> int | None:
         raw = base64.urlsafe_b64decode(token.encode())
     except (ValueError, binascii.Error):
         raw = b""
-    if len(raw) != 24 or raw[:16] != _list_digest(scope):
+    # A version has 63 bits.
+    if len(raw) != 24 or raw[:16] != _list_digest(scope) or raw[16] > 0x7F:
         raise InvalidRequest(
             field="page_token", problem="is not a token of this list; send next_page_token unchanged, or none to start over"
         )

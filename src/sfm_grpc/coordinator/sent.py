@@ -64,16 +64,26 @@ def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, pr
     Raises what `density.admission.admit` raises and InvalidRequest, each naming the request field.
     """
     try:
-        matrix = _built(sent, key=key, field=field, rules=rules)
-        admitted = admit(matrix, rules.bounds, key=key, enforcement=rules.enforcement, now_us=now_us, claimed_digest=sent.digest)
+        matrix, digest = _built(sent, key=key, field=field, rules=rules)
+        admitted = admit(
+            matrix,
+            rules.bounds,
+            key=key,
+            enforcement=rules.enforcement,
+            now_us=now_us,
+            sent_digest=digest,
+            claimed_digest=sent.digest,
+        )
     except SfmError as error:
-        if hasattr(error, "field") and not error.field_path:
-            error.field = field
+        for name, value in (("key", key), ("field", field)):
+            if getattr(error, name, None) == "":
+                setattr(error, name, value)
         raise
     return Examined(admitted, step_norm(previous, admitted.matrix) if previous is not None else None)
 
 
-def _built(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules) -> Matrix:
+def _built(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules) -> tuple[Matrix, bytes | None]:
+    """The matrix, and the SHA-256 of its numbers where opening it has computed that already."""
     kind = _kind(sent.kind, key, field)
     if sent.form is Form.ENVELOPE:
         return _from_envelope(sent, kind, key, rules)
@@ -81,9 +91,11 @@ def _built(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules) -> 
         raise InvalidRequest(field=f"{field}.dtype", problem="is required: DTYPE_FLOAT64 or DTYPE_FLOAT32")
     if sent.form is Form.DOUBLES and sent.dtype is not Dtype.FLOAT64:
         doubles = np.frombuffer(sent.body, "<f8")
-        return from_doubles(doubles, kind=kind, dtype=sent.dtype, shape=sent.shape, dimension_max=rules.dimension_max, key=key)
+        return from_doubles(
+            doubles, kind=kind, dtype=sent.dtype, shape=sent.shape, dimension_max=rules.dimension_max, key=key
+        ), None
     # Packed doubles are little-endian binary64, as `data` is.
-    return checked_matrix(
+    matrix = checked_matrix(
         kind=kind,
         layout=Layout.FACTOR if sent.form is Form.FACTOR else Layout.DENSE,
         dtype=sent.dtype,
@@ -92,6 +104,7 @@ def _built(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules) -> 
         dimension_max=rules.dimension_max,
         key=key,
     )
+    return matrix, None
 
 
 def _kind(kind: Kind | None, key: str, field: str) -> Kind:
@@ -104,21 +117,13 @@ def _kind(kind: Kind | None, key: str, field: str) -> Kind:
     return kind
 
 
-def _from_envelope(sent: SentMatrix, kind: Kind, key: str, rules: AdmissionRules) -> Matrix:
+def _from_envelope(sent: SentMatrix, kind: Kind, key: str, rules: AdmissionRules) -> tuple[Matrix, bytes]:
     envelope = open_envelope(sent.body, bytes_max=rules.matrix_bytes_max, dimension_max=rules.dimension_max)
     said: Sequence[tuple[str, object, object]] = (
         ("dtype", sent.dtype, envelope.dtype),
-        ("shape", sent.shape or None, tuple(envelope.shape)),
+        ("shape", sent.shape or None, envelope.shape),
     )
     for name, outside, inside in said:
         if outside is not None and outside != inside:
             raise MatrixMalformed(problem=f"{name} is {outside} beside the envelope and {inside} inside it", key=key)
-    return checked_matrix(
-        kind=kind,
-        layout=envelope.layout,
-        dtype=envelope.dtype,
-        shape=envelope.shape,
-        numbers=envelope.numbers,
-        dimension_max=rules.dimension_max,
-        key=key,
-    )
+    return envelope.matrix(kind, key=key), envelope.numbers_digest

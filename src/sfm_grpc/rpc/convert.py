@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from sfm.v1 import matrix_pb2, rho_store_pb2
 
@@ -20,19 +22,28 @@ from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, Scope, Version
 
 _E = TypeVar("_E", Kind, Dtype)
+_M = TypeVar("_M", bound=Message)
 
 MutationRequest = rho_store_pb2.CommitRhoRequest | rho_store_pb2.RestoreRhoRequest
 
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
+def parsed(kind: type[_M], raw: bytes) -> _M:
+    """The message. Raises InvalidRequest when the bytes are no such message."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise InvalidRequest(field="message", problem=f"is not a {kind.DESCRIPTOR.full_name}: {error}") from error
+
+
 def commit_request(raw: bytes) -> tuple[rho_store_pb2.CommitRhoRequest, list[memoryview]]:
     """A CommitRhoRequest, its numbers taken out. Raises InvalidRequest when the bytes are no such message."""
     try:
         skeleton, bodies = wire.split(raw, wire.COMMIT_REQUEST)
-        return rho_store_pb2.CommitRhoRequest.FromString(skeleton), bodies
-    except ValueError as error:  # WireError and protobuf's DecodeError
+    except wire.WireError as error:
         raise InvalidRequest(field="message", problem=f"is not a sfm.v1.CommitRhoRequest: {error}") from error
+    return parsed(rho_store_pb2.CommitRhoRequest, skeleton), bodies
 
 
 def mutation(request: MutationRequest, scope: Scope, committer: str) -> Mutation:
@@ -100,12 +111,14 @@ def query(request: rho_store_pb2.GetRhoRequest, scope: Scope) -> Query:
     for name in ("known_version", "version"):
         if getattr(request, name) < 0:
             raise InvalidRequest(field=name, problem=f"is {getattr(request, name)}; versions start at 1")
-    if len(set(request.keys)) < len(request.keys):
-        raise InvalidRequest(field="keys", problem="names a key twice")
     exact = request.WhichOneof("at") == "version"
     if exact and request.version == 0:
         raise InvalidRequest(field="version", problem="is 0; versions start at 1, leave it out for the newest")
     freshness = request.freshness
+    # A newer caller's wish that is not understood must not pass for a weaker one.
+    _check_known(rho_store_pb2.View.DESCRIPTOR, request.view, "view")
+    _check_known(matrix_pb2.MatrixForm.DESCRIPTOR, request.form, "form")
+    _check_known(rho_store_pb2.Consistency.DESCRIPTOR, freshness.consistency, "freshness.consistency")
     canonical = freshness.consistency == rho_store_pb2.CONSISTENCY_CANONICAL
     if freshness.min_version < 0:
         raise InvalidRequest(field="freshness.min_version", problem=f"is {freshness.min_version}; it must be 0 or more")
@@ -124,6 +137,11 @@ def query(request: rho_store_pb2.GetRhoRequest, scope: Scope) -> Query:
         known_version=request.known_version,
         numbers=request.view == rho_store_pb2.VIEW_FULL,
     )
+
+
+def _check_known(enum: EnumDescriptor, number: int, field: str) -> None:
+    if number not in enum.values_by_number:
+        raise InvalidRequest(field=field, problem=f"is {number}, which this server does not know as a {enum.full_name}")
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------

@@ -79,15 +79,16 @@ class CallGuard(ServerInterceptor):
             request_id = _request_id(context)
             size = len(request) if isinstance(request, bytes) else 0
             code = "OK"
+            allowed_s = self._seconds(context)
             self._enter(size)
             try:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
                 if not exempt:
                     self._check_room(size)
-                async with asyncio.timeout(self._seconds(context)):
+                async with asyncio.timeout(allowed_s):
                     return await inner(request, context)
             except Exception as error:
-                told = self._told(error, context, method, request_id)
+                told = self._told(error, allowed_s, method, request_id)
                 code = code_of(told).name
                 await _abort(context, told, request_id)
             except asyncio.CancelledError:
@@ -132,16 +133,14 @@ class CallGuard(ServerInterceptor):
         remaining = context.time_remaining()
         return self._rules.deadline_default_s if remaining is None else min(remaining, self._rules.deadline_max_s)
 
-    def _told(self, error: Exception, context: Context, method: str, request_id: str) -> SfmError:
+    def _told(self, error: Exception, allowed_s: float, method: str, request_id: str) -> SfmError:
         """The error the caller is told. A defect is told by its request id only; its cause is logged."""
         if isinstance(error, SfmError):
             if isinstance(error, StoreUnavailable):
                 _log.error("%s %s: %s", method, request_id, error)
             return error
         if isinstance(error, TimeoutError):
-            remaining = context.time_remaining()
-            limit = self._rules.deadline_default_s if remaining is None else self._rules.deadline_max_s
-            return DeadlineExceeded(deadline_ms=round(limit * 1000))
+            return DeadlineExceeded(deadline_ms=round(allowed_s * 1000))
         _log.exception("%s %s failed", method, request_id)
         return InternalError(request_id=request_id)
 

@@ -7,7 +7,6 @@ import asyncio
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
 
-from sfm_grpc.coordinator.names import check_name
 from sfm_grpc.coordinator.reads import Answer, Reads
 from sfm_grpc.coordinator.rho import RhoCoordinator
 from sfm_grpc.errors import InvalidRequest
@@ -43,7 +42,6 @@ class RhoStoreServicer:
 
     async def GetRho(self, request: rho_store_pb2.GetRhoRequest, context: Context) -> bytes:  # noqa: N802
         """See rho_store.proto."""
-        check_name(request.namespace, "namespace")
         query = convert.query(request, scope_of(context, request.namespace))
         answer = await self._reads.get(query)
         self._sources[answer.cached].inc()

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import Server
 from grpc_health.v1 import health_pb2 as probe_pb2
@@ -14,6 +15,8 @@ from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sfm.v1 import health_pb2, rho_store_pb2
 
+from sfm_grpc.rpc import convert
+from sfm_grpc.rpc.caller import Context
 from sfm_grpc.rpc.grpc_health import ProbeServicer
 from sfm_grpc.rpc.interceptors import CallGuard
 from sfm_grpc.settings import Settings, split_address
@@ -61,13 +64,23 @@ def bind(server: Server, settings: Settings) -> str:
 
 
 def _handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    handlers = {}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in descriptor.methods:
         call: Callable[..., Any] = getattr(servicer, method.name)
-        decode = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type).FromString
+        if method.name not in RAW_REQUESTS:
+            call = _parsing(GetMessageClass(method.input_type), call)
         encode = None if method.name in RAW_RESPONSES else _serialize
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, request_deserializer=decode, response_serializer=encode)
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, response_serializer=encode)
     return handlers
+
+
+def _parsing(kind: type[Message], call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call` on bytes. Parsed here, under the guard, because gRPC tells the caller of a failed deserializer as UNKNOWN."""
+
+    async def parsed(raw: bytes, context: Context) -> Any:
+        return await call(convert.parsed(kind, raw), context)
+
+    return parsed
 
 
 def _serialize(message: Any) -> bytes:

@@ -1,0 +1,132 @@
+"""The tree of commands, and how every one of them ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sfm_grpc.cli import exits, rho_files, rho_history, verify
+from sfm_grpc.cli.config import config
+from sfm_grpc.cli.help import epilog
+from sfm_grpc.cli.serve import serve
+from sfm_grpc.cli.status import healthcheck, status
+from sfm_grpc.errors import SfmError, Unreachable
+from sfm_grpc.version import __version__
+
+_EXITS = [f"{code.value}  {meaning}" for code, meaning in exits.LIST]
+
+# Plain help: it reads the same in a terminal, a pipe and a log, and needs nothing that is slow to import.
+app = typer.Typer(
+    name="sfm",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=epilog("Exit codes", *_EXITS),
+)
+rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(rho, name="rho", help="Read, commit, compare, restore and verify ρ.")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sfm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def sfm(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the release and exit.")
+    ] = False,
+) -> None:
+    """The memory data plane: serve it, and ask a server that runs."""
+
+
+app.command(
+    epilog=epilog(
+        "Examples",
+        "sfm serve",
+        "sfm serve --listen 127.0.0.1:0 --http-listen '' --data-dir /srv/sfm --ready-file /run/sfm.json",
+        "SFM_TLS_CERT_FILE=… SFM_TLS_KEY_FILE=… sfm serve --listen 0.0.0.0:50051",
+    )
+)(serve)
+app.command(epilog=epilog("Examples", "sfm config", "SFM_CONFIG_FILE=sfm.env sfm config --json"))(config)
+app.command(
+    epilog=epilog("Examples", "sfm status", "sfm status --namespace agent-7 --target 10.0.0.5:50051", "sfm status --json")
+)(status)
+app.command(epilog=epilog("Examples", "sfm healthcheck", "sfm healthcheck --service rho --target 127.0.0.1:50051"))(healthcheck)
+app.command(
+    "verify-export",
+    epilog=epilog("Examples", "sfm verify-export agent-7.jsonl", "sfm verify-export agent-7.jsonl --epsilon 1e-10 --json"),
+)(verify.verify_export)
+
+rho.command("log", epilog=epilog("Examples", "sfm rho log agent-7", "sfm rho log agent-7 --limit 0 --json"))(rho_history.log)
+rho.command("show", epilog=epilog("Examples", "sfm rho show agent-7", "sfm rho show agent-7 --version 12 --json"))(
+    rho_history.show
+)
+rho.command(
+    "get",
+    epilog=epilog(
+        "Examples",
+        "sfm rho get agent-7 -o rho.npy                     the density matrix, for numpy.load",
+        "sfm rho get agent-7 fd_sketch -o sketch.sfm        an envelope: it remembers layout and digest",
+        "sfm rho get agent-7 --version 12 -o all.npz        every matrix of version 12",
+    ),
+)(rho_files.get)
+rho.command(
+    "commit",
+    epilog=epilog(
+        "Examples",
+        "sfm rho commit agent-7 rho=rho.npy --expected-version 0",
+        "sfm rho commit agent-7 rho=rho.sfm sketch=s.npy --delete old --expected-version 12 --meta why=repair",
+        "sfm rho commit agent-7 rho=s.npy --factor rho --expected-version current --validate-only",
+    ),
+)(rho_files.commit)
+rho.command("diff", epilog=epilog("Examples", "sfm rho diff agent-7 11 12", "sfm rho diff agent-7 1 --json"))(rho_history.diff)
+rho.command(
+    "restore",
+    epilog=epilog("Examples", "sfm rho restore agent-7 11", "sfm rho restore agent-7 last-valid --expected-version 14 --yes"),
+)(rho_history.restore)
+rho.command("verify", epilog=epilog("Examples", "sfm rho verify agent-7", "sfm rho verify agent-7 --all --epsilon 1e-10"))(
+    verify.verify
+)
+rho.command("export", epilog=epilog("Examples", "sfm rho export agent-7 -o agent-7.jsonl && sfm verify-export agent-7.jsonl"))(
+    rho_files.export
+)
+
+
+def run() -> int:
+    """Runs the command line; answers the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show ρ shows an escape, not a traceback.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except exits.CommandError as problem:
+        _complain(str(problem))
+        return problem.code
+    except SfmError as error:
+        code = exits.exit_of(error)
+        _complain(error.sentence() + _hint(error, code))
+        return code
+    return 0
+
+
+def _complain(sentence: str) -> None:
+    from sfm_grpc.cli.output import say
+
+    for line in sentence.splitlines():
+        say(f"sfm: {line}")
+
+
+def _hint(error: SfmError, code: exits.Exit) -> str:
+    """What else helps: where the server might be, or where its log has more."""
+    if isinstance(error, Unreachable):
+        return "; is it running (sfm serve), and is --target or SFM_TARGET right?"
+    logged = code in (exits.Exit.UNREACHABLE, exits.Exit.WRONG) and error.request_id
+    return f" (request {error.request_id})" if logged else ""

@@ -1,0 +1,58 @@
+"""Fixtures for every test: servers that start on free ports and end with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sfm_grpc.settings import Settings
+from tests.support.engines import ENGINES, Engine
+from tests.support.servers import Server, serving, settings_for
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings(**overrides): settings of the server that the test's fixtures start")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own SFM_* must not change what is tested."""
+    for name in [n for n in os.environ if n.startswith("SFM_") and not n.startswith("SFM_TEST_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine in turn."""
+    return ENGINES[request.param]
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, engine: Engine, tmp_path: Path) -> Settings:
+    """Settings of a fresh server, with what the test's marker says."""
+    overrides = {k: v for mark in request.node.iter_markers("settings") for k, v in mark.kwargs.items()}
+    return settings_for(**engine.settings(tmp_path / "data") | overrides)
+
+
+Serve = Callable[[Settings], Awaitable[Server]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts servers that live as long as the test."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(settings: Settings) -> Server:
+            return await stack.enter_async_context(serving(settings))
+
+        yield start
+
+
+@pytest.fixture
+async def server(settings: Settings, serve: Serve) -> Server:
+    """A running server."""
+    return await serve(settings)

@@ -1,0 +1,1 @@
+"""What tests share: matrices, servers, drivers that ask the same questions through different doors."""

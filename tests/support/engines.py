@@ -1,0 +1,118 @@
+"""The engines under test, and what tests do to them behind the server's back."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from sfm_grpc.model import Scope
+from sfm_grpc.settings import Settings
+
+
+class Engine(Protocol):
+    """How to configure an engine, look into it and harm it."""
+
+    name: str
+
+    def settings(self, directory: Path) -> dict[str, object]:
+        """The settings of a server on a fresh store."""
+
+    def fingerprint(self, settings: Settings) -> str:
+        """A digest of everything that is stored: two that are equal saw the same store."""
+
+    def bodies(self, settings: Settings) -> int:
+        """How many matrices' numbers are stored."""
+
+    def corrupt(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
+        """Flips a bit of the stored numbers of one key of one version."""
+
+    def busy(self, settings: Settings) -> AbstractContextManager[None]:
+        """While it lasts, every commit waits."""
+
+    def unplugged(self, settings: Settings) -> AbstractContextManager[None]:
+        """While it lasts, the store cannot be read nor written."""
+
+
+class Sqlite:
+    """The embedded engine: one file."""
+
+    name = "sqlite"
+
+    def settings(self, directory: Path) -> dict[str, object]:
+        return {"data_dir": directory}
+
+    def fingerprint(self, settings: Settings) -> str:
+        with _connected(settings) as c:
+            c.execute("BEGIN")
+            tables = [name for (name,) in c.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+            rows = [(table, sorted(map(repr, c.execute(f"SELECT * FROM {table}")))) for table in tables]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+    def bodies(self, settings: Settings) -> int:
+        with _connected(settings) as c:
+            (count,) = c.execute("SELECT COUNT(*) FROM rho_body").fetchone()
+        return int(count)
+
+    def corrupt(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
+        with _connected(settings) as c:
+            c.execute("BEGIN IMMEDIATE")
+            (body_id, numbers) = c.execute(
+                "SELECT b.body_id, b.numbers FROM rho_body b JOIN rho_entry e USING (body_id) "
+                "JOIN namespace n USING (namespace_id) WHERE n.tenant = ? AND n.name = ? AND e.version = ? AND e.key = ?",
+                (scope.tenant, scope.namespace, version, key),
+            ).fetchone()
+            changed = bytearray(numbers)
+            changed[len(changed) // 2] ^= 1
+            c.execute("UPDATE rho_body SET numbers = ? WHERE body_id = ?", (bytes(changed), body_id))
+            c.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def busy(self, settings: Settings) -> Iterator[None]:
+        with _connected(settings) as c:
+            c.execute("BEGIN IMMEDIATE")
+            yield
+            c.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def unplugged(self, settings: Settings) -> Iterator[None]:
+        """Overwrites every page but the first, as a dying disk might; mends them afterwards."""
+        path = settings.data_dir / "sfm.db"
+        with _connected(settings) as c:
+            (page_bytes,) = c.execute("PRAGMA page_size").fetchone()
+            c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            whole = path.read_bytes()
+            _overwrite(path, page_bytes, b"\xa5" * (len(whole) - page_bytes))
+            _tell_everyone(c)
+            try:
+                yield
+            finally:
+                _overwrite(path, page_bytes, whole[page_bytes:])
+                _tell_everyone(c)
+
+
+def _overwrite(path: Path, start: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(content)
+
+
+def _tell_everyone(c: sqlite3.Connection) -> None:
+    """A commit that touches the first page only: other connections forget the pages they remember."""
+    c.execute("PRAGMA user_version = 1")
+
+
+@contextlib.contextmanager
+def _connected(settings: Settings) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(settings.data_dir / "sfm.db", isolation_level=None, timeout=10)) as connection:
+        yield connection
+
+
+# Another engine is one more line here: the whole of tests/contract runs on it.
+ENGINES: dict[str, Engine] = {
+    "sqlite": Sqlite(),
+}

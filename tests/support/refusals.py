@@ -1,0 +1,69 @@
+"""A failed call taken apart: what any client can know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from sfm_grpc.errors import BY_REASON, DOMAIN, SfmError
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """google.rpc.Status and its details."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    facts: Mapping[str, str]
+    fields: tuple[str, ...]
+    """Of the field violations."""
+    retry_delay_s: float | None
+    request_id: str
+
+    @property
+    def error(self) -> SfmError:
+        """The error that the server raised, rebuilt from its facts."""
+        return BY_REASON[self.reason].from_facts(self.facts)
+
+
+def refusal_of(error: Any) -> Refusal:
+    """Takes an RpcError apart, and checks that it is put together as docs promise: one ErrorInfo, one domain, one code."""
+    metadata = dict(error.trailing_metadata() or ())
+    assert "grpc-status-details-bin" in metadata, f"no google.rpc.Status: {error}"
+    status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    infos = _details(status, error_details_pb2.ErrorInfo)
+    assert [info.domain for info in infos] == [DOMAIN]
+    violations = [v.field for bad in _details(status, error_details_pb2.BadRequest) for v in bad.field_violations]
+    retry = _details(status, error_details_pb2.RetryInfo)
+    return Refusal(
+        code=error.code(),
+        message=status.message,
+        reason=infos[0].reason,
+        facts=dict(infos[0].metadata),
+        fields=tuple(violations),
+        retry_delay_s=retry[0].retry_delay.ToTimedelta().total_seconds() if retry else None,
+        request_id=str(metadata.get("x-request-id", "")),
+    )
+
+
+def _details(status: status_pb2.Status, kind: type[Any]) -> list[Any]:
+    found = []
+    for packed in status.details:
+        message = kind()
+        if packed.Unpack(message):
+            found.append(message)
+    return found
+
+
+async def refused(call: Awaitable[object]) -> Refusal:
+    """The refusal that a call must end in."""
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return refusal_of(caught.value)

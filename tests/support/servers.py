@@ -1,0 +1,76 @@
+"""Servers: in this event loop, or as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
+from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
+
+from sfm_grpc.app import App
+from sfm_grpc.settings import Settings, load
+
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+def settings_for(**overrides: object) -> Settings:
+    """A server on free ports of this machine, without an HTTP port unless one is asked for."""
+    return load({"listen": "127.0.0.1:0", "http_listen": "", **overrides})
+
+
+@dataclass
+class Server:
+    """A running server and a channel to it."""
+
+    app: App
+    channel: grpc.aio.Channel
+
+    @property
+    def settings(self) -> Settings:
+        return self.app.settings
+
+    @property
+    def rho(self) -> Any:
+        return rho_store_pb2_grpc.RhoStoreStub(self.channel)
+
+    @property
+    def health(self) -> Any:
+        return health_pb2_grpc.HealthStub(self.channel)
+
+    @property
+    def probe(self) -> Any:
+        return probe_pb2_grpc.HealthStub(self.channel)
+
+    def raw(self, method: str) -> Any:
+        """A call that sends and receives bytes."""
+        return self.channel.unary_unary(f"/sfm.v1.{method}")
+
+    async def http(self, path: str, **headers: str) -> httpx.Response:
+        """GET from the HTTP port."""
+        async with httpx.AsyncClient(base_url=f"http://{self.app.http_address}") as client:
+            return await client.get(path, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Server]:
+    """A server in this event loop."""
+    async with App(settings) as app, grpc.aio.insecure_channel(app.address, options=CHANNEL_OPTIONS) as channel:
+        yield Server(app, channel)
+
+
+async def until(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
+    """Waits until a condition (a function, or one that returns an awaitable) is true, and returns what it says."""
+    async with asyncio.timeout(within_s):
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
