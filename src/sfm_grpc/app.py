@@ -64,7 +64,9 @@ class App:
         self.commits = CommitPath(self.store)
         for listener in (self.reads.committed, self.rho_health.committed, self._housekeeping.committed, self._count):
             self.commits.on_committed(listener)
-        self.rho = RhoCoordinator(self.store, self.commits, self.reads, self._threads, _rho_rules(s))
+        self.rho = RhoCoordinator(
+            self.store, self.commits, self.reads, self._threads, _rho_rules(s), on_step=self.metrics.step.observe
+        )
         self._guard = CallGuard(_call_rules(s), self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
         self._background: list[asyncio.Task[None]] = []
@@ -196,6 +198,7 @@ def _call_rules(s: Settings) -> CallRules:
         deadline_max_s=s.deadline_max_ms / 1000,
         calls_max=s.concurrent_rpcs_max,
         bytes_max=s.inflight_bytes_max,
+        message_bytes_max=s.message_bytes_max,
         slow_s=s.slow_call_ms / 1000,
     )
 

@@ -11,7 +11,7 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.types import Processor
+from structlog.types import EventDict, Processor
 
 # What others log at info is not worth a line: a server that started is told by the server itself.
 _NOISY = ("asyncio", "grpc", "uvicorn", "uvicorn.access", "uvicorn.error")
@@ -28,6 +28,12 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(form)))
+    # structlog's own loggers take the same way out.
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -41,8 +47,9 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
 def _rendering(form: Literal["console", "json"]) -> list[Processor]:
     plain = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if form == "json":
-        first = structlog.processors.EventRenamer("message")
-        return [plain, structlog.processors.format_exc_info, first, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        renamed = structlog.processors.EventRenamer("message")
+        render = structlog.processors.JSONRenderer(ensure_ascii=False)
+        return [plain, structlog.processors.format_exc_info, renamed, _ordered, render]
     return [
         plain,
         structlog.dev.ConsoleRenderer(
@@ -52,3 +59,9 @@ def _rendering(form: Literal["console", "json"]) -> list[Processor]:
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
+
+
+def _ordered(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """What every line has comes first, for people who read JSON."""
+    first = {key: event.pop(key) for key in ("time", "level", "logger", "message") if key in event}
+    return {**first, **event}

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         86_400, ge=0, description="Older versions go too, the head and LAST_VALID excepted; 0: age does not matter."
     )
     request_age_s: int = Field(86_400, ge=86_400, description="How long request ids are remembered, at least a day.")
-    events_kept: int = Field(10_000, ge=0, description="Events kept in the outbox while nothing takes them away.")
+    events_kept: int = Field(10_000, ge=1, description="Events kept in the outbox while nothing takes them away.")
 
     # ---- ρ
     rho_enforcement: Enforcement = Field(

@@ -91,7 +91,7 @@ class _Splitter:
         raw, plain = self._raw, at
         while at < end:
             start = at
-            tag, at = read_varint(raw, at, end)
+            tag, at = (raw[at], at + 1) if raw[at] < 0x80 else read_varint(raw, at, end)
             if not 8 <= tag < 2**32:
                 # A parser that cuts tags to 32 bits would find a placeholder here that is not ours.
                 raise WireError(f"tag {tag}")

@@ -33,8 +33,15 @@ def config(as_json: Json = False) -> None:
     if as_json:
         output.print_json({"settings": rows})
         return
-    shown = [(r["variable"], "(empty)" if r["value"] == "" else r["value"], r["source"], r["description"]) for r in rows]
-    output.print_table(("Variable", "Value", "From", "Meaning"), shown)
+    shown = [(r["variable"], _words(r["value"]), r["source"], r["description"]) for r in rows]
+    output.print_table(("Variable", "Value", "From", "Meaning ~"), shown)
+
+
+def _words(value: object) -> str:
+    """As it would be written into the environment."""
+    if value is None:
+        return "(unset)"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "(empty)"
 
 
 def _rows(settings: Settings) -> list[dict[str, object]]:

@@ -63,12 +63,6 @@ class Connection:
         except OSError as error:
             raise CommandError(f"{error.filename} cannot be read: {error.strerror}") from None
 
-    @property
-    def flags(self) -> str:
-        """The options again, as far as they are not the defaults: for commands that a message suggests."""
-        shown = (("--target", self.target, "127.0.0.1:50051"), ("--tenant", self.tenant, "default"))
-        return "".join(f" {flag} {value}" for flag, value, default in shown if value != default)
-
 
 _SHARED = dict(inspect.signature(Connection, eval_str=True).parameters)
 

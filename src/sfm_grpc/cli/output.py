@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 # Without a terminal nothing is wrapped: whoever reads it splits lines, not cells.
 _WIDTH_UNLIMITED = 10_000
+_WRAPPED_WIDTH_MIN = 24
 
 
 def plain(value: object) -> Any:
@@ -46,18 +47,24 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns aligned, a blank line before and none after. A column of numbers is called `… >` and set to the right."""
+    """Columns aligned. One that is called `… >` is set to the right, one that is called `… ~` wraps where the terminal ends."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(c.strip("~ ") for c in columns))
     for name in columns:
-        table.add_column(name.removesuffix(" >"), justify="right" if name.endswith(" >") else "left", overflow="fold")
+        wraps = name.endswith("~")
+        justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
+        table.add_column(name.rstrip("~> "), justify=justify, no_wrap=not wraps, overflow="fold")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row))
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else _WIDTH_UNLIMITED, highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False)
+    needed = Measurement.get(console, console.options.update(max_width=_WIDTH_UNLIMITED), table)
+    # Numbers and names are never broken: a terminal that is too narrow wraps lines as it does for everybody.
+    narrowest = needed.minimum + _WRAPPED_WIDTH_MIN * sum(name.endswith("~") for name in columns)
+    console.width = min(needed.maximum, max(console.width, narrowest)) if sys.stdout.isatty() else needed.maximum
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
@@ -66,7 +73,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     """Name and value, one a line."""
-    print_table(("", ""), facts)
+    print_table(("", "~"), facts)
 
 
 def clean(value: object) -> str:

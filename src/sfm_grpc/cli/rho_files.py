@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from sfm_grpc.cli.exits import CommandError, Exit
 from sfm_grpc.cli.rho_history import NamespaceName, OneVersion, matrix_words
 
 if TYPE_CHECKING:
+    from sfm_grpc.cli.export import Exported
     from sfm_grpc.client import Commit, Namespace, Snapshot
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to; replaced when all of it is written.")]
@@ -41,7 +44,7 @@ def get(
 ) -> None:
     """Fetch numbers, bit for bit, into a file."""
     from sfm_grpc.cli import files
-    from sfm_grpc.cli.output import clean, print_json, size_of
+    from sfm_grpc.cli.output import print_json
 
     files.check_suffix(output)
     if key is None and output.suffix.lower() != ".npz":
@@ -52,11 +55,20 @@ def get(
     files.write_matrices(output, snapshot, dense=dense)
     if as_json:
         print_json({"namespace": ns, "version": snapshot.version, "file": str(output), "matrices": snapshot.certificates})
-        return
-    for name, certificate in snapshot.certificates.items():
-        print(f"{clean(ns)} version {snapshot.version}: {clean(name)}, {matrix_words(certificate)}")
-    size = f", {size_of(output.stat().st_size)}" if output.is_file() else ""
-    print(f"written to {clean(output)}{size}")
+    else:
+        _print_got(snapshot, output, dense=dense)
+
+
+def _print_got(snapshot: Snapshot, file: Path, *, dense: bool) -> None:
+    from sfm_grpc.cli.output import clean, size_of
+
+    print(f"{clean(snapshot.namespace)} version {snapshot.version} is in {clean(file)}, {size_of(file.stat().st_size)}")
+    for key, c in snapshot.certificates.items():
+        factor = c.layout.name == "FACTOR"
+        note = (
+            ", written as ρ" if dense else ", written as S: --factor commits it again" if file.suffix in (".npy", ".npz") else ""
+        )
+        print(f"  {clean(key)}: {matrix_words(c)}{note if factor else ''}")
 
 
 # ---- commit ----------------------------------------------------------------------------------------------------------
@@ -216,21 +228,30 @@ def export(connection: Connection, ns: NamespaceName, output: Output, as_json: J
     Exit code 1 when the server could not read some of the numbers: the rest is written, and what is missing is named.
     """
     from sfm_grpc.cli.export import export_history
-    from sfm_grpc.cli.output import clean, print_json, say
+    from sfm_grpc.cli.files import is_special
+    from sfm_grpc.cli.output import print_json, say
 
     with connection.open() as client:
         header = {"namespace": ns, "tenant": connection.tenant, "server": client.server_info().version}
         done = export_history(client.namespace(ns), output, header)
     first, last = (done.versions[0].version, done.versions[-1].version) if done.versions else (0, 0)
-    if as_json:
-        facts = {"first": first, "last": last, "versions": len(done.versions), "bodies": done.bodies}
-        print_json({"namespace": ns, "file": str(output), **facts, "gone": done.gone, "problems": done.problems})
-    else:
-        print(f"{clean(ns)}: {len(done.versions)} versions ({first} to {last}), {done.bodies} distinct matrices")
-        print(f"written to {clean(output)}; check it with: sfm verify-export {clean(output)}")
-        if done.gone:
-            print(f"{done.gone} versions went meanwhile, as retention says, and are not in it.")
+    # Into a pipe the history itself goes; what is said of it goes elsewhere.
+    with redirect_stdout(sys.stderr if is_special(output) else sys.stdout):
+        if as_json:
+            facts = {"first": first, "last": last, "versions": len(done.versions), "bodies": done.bodies}
+            print_json({"namespace": ns, "file": str(output), **facts, "gone": done.gone, "problems": done.problems})
+        else:
+            _print_exported(ns, output, first, last, done)
     for problem in done.problems:
         say(f"sfm: {problem}")
     if done.problems:
         raise typer.Exit(Exit.WRONG)
+
+
+def _print_exported(ns: str, file: Path, first: int, last: int, done: Exported) -> None:
+    from sfm_grpc.cli.output import clean
+
+    print(f"{clean(ns)}: {len(done.versions)} versions ({first} to {last}), {done.bodies} distinct matrices")
+    print(f"written to {clean(file)}; check it with: sfm verify-export {clean(file)}")
+    if done.gone:
+        print(f"{done.gone} versions went meanwhile, as retention says, and are not in it.")

@@ -43,7 +43,7 @@ def log(
     if as_json:
         output.print_json({"namespace": ns, "tenant": connection.tenant, "versions": shown})
         return
-    columns = ("Version >", "Committed", "By", "Valid", "λ_min ≥ >", "|tr ρ − 1| >", "Changed", "Metadata")
+    columns = ("Version >", "Committed", "By", "Valid", "λ_min ≥ >", "|tr ρ − 1| >", "Changed ~", "Metadata ~")
     output.print_table(columns, (_log_row(v) for v in shown))
     if len(found) > len(shown):
         print("… and older ones; --limit 0 lists all that are kept")
@@ -67,7 +67,7 @@ def _log_row(version: RhoVersion) -> tuple[Any, ...]:
 
 
 def _pairs(metadata: Any) -> str:
-    return " ".join(f"{k}={v}" for k, v in metadata.items())
+    return " ".join(f"{k}={v}" for k, v in sorted(metadata.items()))
 
 
 # ---- show ------------------------------------------------------------------------------------------------------------

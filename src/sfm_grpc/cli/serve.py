@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from pathlib import Path
@@ -69,6 +68,8 @@ def _run(settings: Settings, ready_file: Path | None) -> None:
     try:
         import uvloop
     except ModuleNotFoundError:  # not made for Windows
+        import asyncio
+
         asyncio.run(work)
     else:
         uvloop.run(work)

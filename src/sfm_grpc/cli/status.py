@@ -44,7 +44,7 @@ def _print(target: str, health: HealthReport, info: ServerInfo, *, limits: bool,
     output.print_facts(_facts(health, info))
     if health.rho:
         print()
-        columns = ("Tenant", "Namespace", "Version >", "ρ", "λ_min ≥ >", "|tr ρ − 1| >", "Re-verified")
+        columns = ("Tenant", "Namespace", "Version >", "ρ ~", "λ_min ≥ >", "|tr ρ − 1| >", "Re-verified")
         output.print_table(columns, (_rho_row(r) for r in health.rho))
         if not namespace and health.namespaces > len(health.rho):
             print(f"… and {health.namespaces - len(health.rho)} more; --namespace shows one of them")

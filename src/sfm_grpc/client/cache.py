@@ -77,8 +77,13 @@ class Kept:
 
     def forget(self, namespace: str) -> None:
         """Drops everything known of the namespace."""
+        self.drop_snapshots(namespace)
         with self._lock:
             self._seen.pop(namespace, None)
+
+    def drop_snapshots(self, namespace: str) -> None:
+        """Drops the numbers, not the newest version seen."""
+        with self._lock:
             for place in [p for p in self._snapshots if p[0] == namespace]:
                 self._drop(place)
 

@@ -100,7 +100,6 @@ class Endpoint:
             ("grpc.max_receive_message_length", message_bytes),
             # gRPC keeps what it may have to send again; above 256 KiB it would silently give up retrying.
             ("grpc.per_rpc_retry_buffer_size", message_bytes),
-            ("grpc.retry_buffer_size", message_bytes),
             # An error's facts travel in trailing metadata; gRPC's own limit is 8 KiB.
             ("grpc.max_metadata_size", 64 * 1024),
             ("grpc.service_config", _service_config()),

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sfm_grpc.density.matrix import FloatArray
 
 _U = 2.0**-53
+_BLOCK = 256
 
 
 def normalized(rho: npt.ArrayLike, *, project: bool = False) -> FloatArray:
@@ -36,9 +37,21 @@ def _symmetric(rho: npt.ArrayLike) -> FloatArray:
     if not np.isfinite(exact).all():
         row, column = np.argwhere(~np.isfinite(exact))[0]
         raise ValueError(f"{exact[row, column]} at [{row}, {column}]: every number must be finite")
-    with np.errstate(over="ignore"):
-        symmetric: FloatArray = exact + exact.T
-    symmetric *= 0.5
+    return _symmetric_part(exact)
+
+
+def _symmetric_part(a: FloatArray) -> FloatArray:
+    """(a + aᵀ) / 2, block by block: a whole transposed matrix is read across its rows, at twice the time."""
+    symmetric = np.empty_like(a, order="C")
+    for top in range(0, len(a), _BLOCK):
+        rows = slice(top, top + _BLOCK)
+        for left in range(0, top + 1, _BLOCK):
+            columns = slice(left, left + _BLOCK)
+            with np.errstate(over="ignore"):
+                block = a[rows, columns] + a[columns, rows].T
+            block *= 0.5
+            symmetric[rows, columns] = block
+            symmetric[columns, rows] = block.T
     return symmetric
 
 

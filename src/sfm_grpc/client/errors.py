@@ -20,7 +20,8 @@ _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 
 def translated(error: grpc.RpcError, *, target: str, timeout_s: float) -> SfmError:
     """The error that `error` stands for, with the server's request id."""
-    trailing: dict[str, Any] = dict(cast(Iterable[tuple[str, Any]], error.trailing_metadata() or ()))
+    # iter: grpc.aio's Metadata has keys() too, which are not its pairs' (grpcio 1.76).
+    trailing: dict[str, Any] = dict(iter(cast(Iterable[tuple[str, Any]], error.trailing_metadata() or ())))
     found = _from_details(trailing.get(_DETAILS, b"")) or _from_status(error, target, timeout_s)
     if "request_id" not in found.facts():  # of a request id that was used before, the fact is that one
         found.request_id = trailing.get(_REQUEST_ID, "")

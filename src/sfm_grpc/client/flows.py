@@ -45,6 +45,7 @@ from sfm_grpc.errors import (
     NotFound,
     SfmError,
     VersionConflict,
+    VersionNotReached,
 )
 from sfm_grpc.model import Matrix, Metadata
 
@@ -301,6 +302,9 @@ class Flows:
         except SfmError as error:
             # A refusal names the namespace's version too: no later read may be older.
             self.kept.saw(namespace, getattr(error, "current", 0))
+            if isinstance(error, VersionNotReached) and error.current < self.kept.newest_seen(namespace):
+                # The server came back from a backup: its next versions will have the numbers of ours, not their content.
+                self.kept.drop_snapshots(namespace)
             raise
 
 
@@ -333,7 +337,7 @@ def _remaining(timeout_s: float | None) -> Callable[[], float | None]:
 
 def _backoff_s(attempt: int) -> float:
     """Somewhere up to a bound that doubles with each attempt (full jitter)."""
-    return random.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0**attempt))  # noqa: S311  no secret
+    return random.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** min(attempt, 10)))  # noqa: S311  no secret
 
 
 def _duration(seconds: float) -> Duration:

@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 from sfm_grpc.density.admission import verify
-from sfm_grpc.errors import NotFound, RhoCorrupt, SfmError, StoreUnavailable, VersionCompacted
+from sfm_grpc.errors import NotFound, RhoCorrupt, StoreUnavailable, VersionCompacted
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.model import Certificate, Entry, Kind, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Store
@@ -268,7 +268,7 @@ class RhoHealth:
                 await self.verify_all()
             except StoreUnavailable as error:
                 _log.warning("re-verification waits for the store: %s", error)
-            except SfmError:
+            except Exception:  # whatever is wrong with what is stored, looking must go on
                 _log.exception("re-verification failed")
             await asyncio.sleep(interval_s)
 

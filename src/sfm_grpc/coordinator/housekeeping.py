@@ -53,6 +53,9 @@ class Housekeeping:
             except StoreUnavailable as error:
                 _log.warning("housekeeping waits for the store: %s", error)
                 await asyncio.sleep(5)
+            except Exception:  # whatever is wrong with one namespace, the others must not grow for ever
+                _log.exception("housekeeping failed")
+                await asyncio.sleep(5)
             self._metrics.cache_bytes.set(self._cache.size_bytes)
             await asyncio.sleep(_PAUSE_S)
 

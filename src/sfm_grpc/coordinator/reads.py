@@ -160,7 +160,13 @@ class Reads:
             if not query.numbers or _at_hand(entries, kept.numbers):
                 return self._answer(query, kept, entries, cached=True)
         numbers = kept.numbers if kept else {}
-        reading = await self._store.read(query.scope, number=number, keys=query.keys, have=numbers.keys(), numbers=query.numbers)
+        try:
+            reading = await self._store.read(
+                query.scope, number=number, keys=query.keys, have=numbers.keys(), numbers=query.numbers
+            )
+        except RhoCorrupt as error:
+            self._on_corrupt(query.scope, error)
+            raise
         snapshot = Snapshot(reading.version, {**numbers, **reading.numbers}, as_of_us=0)
         return self._answer(query, snapshot, self._chosen(query, reading.version), cached=False)
 

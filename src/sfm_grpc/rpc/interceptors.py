@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from grpc.aio import ServerInterceptor
 
-from sfm_grpc.errors import DeadlineExceeded, Draining, InternalError, Overloaded, SfmError, StoreUnavailable
+from sfm_grpc.errors import DeadlineExceeded, Draining, InternalError, LimitExceeded, Overloaded, SfmError, StoreUnavailable
 from sfm_grpc.metrics import LatencyWindow, Metrics
 from sfm_grpc.rpc.caller import REQUEST_ID_KEY, Context, metadata_value
 from sfm_grpc.rpc.errors import DETAILS_KEY, code_of, status_of
@@ -27,6 +27,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Details: TypeAlias = grpc.HandlerCallDetails
 _REQUEST_ID_CHARS_MAX = 128
 
+# What a message may have besides its numbers and still be within the limit on numbers.
+HEADROOM_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
@@ -36,6 +39,7 @@ class CallRules:
     deadline_max_s: float
     calls_max: int
     bytes_max: int
+    message_bytes_max: int
     slow_s: float
 
 
@@ -71,13 +75,13 @@ class CallGuard(ServerInterceptor):
         window = self._windows.get(name)
         # Questions about the server itself are answered also when it is full or going.
         exempt = service.endswith(".Health")
-        inner: Callable[[Any, Context], Awaitable[Any]] = handler.unary_unary  # type: ignore[assignment]
+        inner: Callable[[bytes, Context], Awaitable[bytes]] = handler.unary_unary  # type: ignore[assignment]
 
-        async def guarded(request: Any, context: Context) -> Any:
+        async def guarded(request: bytes, context: Context) -> bytes:
             started = time.perf_counter()
             counted.started.inc()
             request_id = _request_id(context)
-            size = len(request) if isinstance(request, bytes) else 0
+            size = len(request)
             code = "OK"
             allowed_s = self._seconds(context)
             self._enter(size)
@@ -86,10 +90,11 @@ class CallGuard(ServerInterceptor):
                 if not exempt:
                     self._check_room(size)
                 async with asyncio.timeout(allowed_s):
-                    return await inner(request, context)
+                    return self._sendable(await inner(request, context))
             except Exception as error:
                 told = self._told(error, allowed_s, method, request_id)
                 code = code_of(told).name
+                self._metrics.errors.labels(told.reason).inc()
                 await _abort(context, told, request_id)
             except asyncio.CancelledError:
                 code = "CANCELLED"
@@ -104,9 +109,7 @@ class CallGuard(ServerInterceptor):
                 if seconds > self._rules.slow_s:
                     _log.warning("slow: %s %s %s in %.0f ms", method, request_id, code, seconds * 1000)
 
-        return grpc.unary_unary_rpc_method_handler(
-            guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(guarded)
 
     def _enter(self, size: int) -> None:
         self._calls += 1
@@ -127,6 +130,13 @@ class CallGuard(ServerInterceptor):
             raise Overloaded(limit="concurrent_rpcs_max", value=self._calls, maximum=self._rules.calls_max)
         if size and self._bytes > self._rules.bytes_max:
             raise Overloaded(limit="inflight_bytes_max", value=self._bytes, maximum=self._rules.bytes_max)
+
+    def _sendable(self, answer: bytes) -> bytes:
+        """The answer, if gRPC will send it: it would tell the caller nothing of why not."""
+        limit = self._rules.message_bytes_max
+        if len(answer) > limit + HEADROOM_BYTES:
+            raise LimitExceeded(limit="message_bytes_max", value=len(answer), maximum=limit)
+        return answer
 
     def _seconds(self, context: Context) -> float:
         """The time this call has: its own, cut to the limit, or the default. No request is without a deadline."""

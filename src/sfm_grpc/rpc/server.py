@@ -18,7 +18,7 @@ from sfm.v1 import health_pb2, rho_store_pb2
 from sfm_grpc.rpc import convert
 from sfm_grpc.rpc.caller import Context
 from sfm_grpc.rpc.grpc_health import ProbeServicer
-from sfm_grpc.rpc.interceptors import CallGuard
+from sfm_grpc.rpc.interceptors import HEADROOM_BYTES, CallGuard
 from sfm_grpc.settings import Settings, split_address
 
 PACKAGE = "sfm.v1"
@@ -27,12 +27,8 @@ DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
 }
 SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
 
-# What passes as bytes, around protobuf: their numbers are large.
+# What passes as bytes, around protobuf: its numbers are large.
 RAW_REQUESTS = frozenset({"CommitRho"})
-RAW_RESPONSES = frozenset({"GetRho"})
-
-# What a message may have besides its numbers and still be within the limit on numbers.
-_HEADROOM_BYTES = 64 * 1024
 
 
 def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServicer, guard: CallGuard) -> Server:
@@ -66,30 +62,26 @@ def bind(server: Server, settings: Settings) -> str:
 def _handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in descriptor.methods:
-        call: Callable[..., Any] = getattr(servicer, method.name)
-        if method.name not in RAW_REQUESTS:
-            call = _parsing(GetMessageClass(method.input_type), call)
-        encode = None if method.name in RAW_RESPONSES else _serialize
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, response_serializer=encode)
+        kind = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type)
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(_on_bytes(getattr(servicer, method.name), kind))
     return handlers
 
 
-def _parsing(kind: type[Message], call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call` on bytes. Parsed here, under the guard, because gRPC tells the caller of a failed deserializer as UNKNOWN."""
+def _on_bytes(call: Callable[..., Any], kind: type[Message] | None) -> Callable[..., Any]:
+    """`call` from bytes to bytes; `kind` None: it takes them itself.
 
-    async def parsed(raw: bytes, context: Context) -> Any:
-        return await call(convert.parsed(kind, raw), context)
+    Under the guard, and not as gRPC's (de)serializers, whose failures the caller would be told of as UNKNOWN.
+    """
 
-    return parsed
+    async def translated(raw: bytes, context: Context) -> bytes:
+        answer = await call(raw if kind is None else convert.parsed(kind, raw), context)
+        return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
 
-
-def _serialize(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
+    return translated
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    size = settings.message_bytes_max + _HEADROOM_BYTES
+    size = settings.message_bytes_max + HEADROOM_BYTES
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),

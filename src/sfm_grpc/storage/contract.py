@@ -46,7 +46,7 @@ class Retention:
     request_age_s: int
     """How long request ids are remembered."""
     events: int
-    """How many events wait in the outbox at most, while nothing takes them away."""
+    """How many events wait in the outbox at most, at least 1, while nothing takes them away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,14 @@ def test_simplex(values) -> None:
     assert (np.diff(nearest[order]) >= 0).all()
 
 
+@pytest.mark.parametrize("d", [255, 256, 257, 600])
+def test_blocks_do_not_show(d: int) -> None:
+    array = np.random.default_rng(d).normal(size=(d, d)) + d * np.eye(d)
+    assert normalized(array).tobytes() == ((array + array.T) * 0.5 / math.fsum(np.diagonal(array))).tobytes()
+    assert normalized(np.asfortranarray(array)).tobytes() == normalized(array).tobytes()
+    assert normalized(array).flags.c_contiguous
+
+
 def test_a_density_matrix_is_left_alone_and_copied() -> None:
     rho = normalized(noisy(2, noise=0.0), project=True)
     again = normalized(rho, project=True)

@@ -179,6 +179,20 @@ def test_no_read_is_older_than_anything_seen(server, client) -> None:
     assert server.seen[-1].request.freshness.min_version == 0
 
 
+def test_a_server_that_came_back_from_a_backup_is_noticed_and_its_numbers_read_again(server, namespace) -> None:
+    for version in range(3):
+        namespace.commit({"rho": rho(version)}, expected_version=version)
+    del server.namespaces["agent-7"].versions[2:]
+    with pytest.raises(VersionNotReached):
+        namespace.read()
+    held = server.namespaces["agent-7"].versions
+    held += [held[1]] * 2
+    again = namespace.read()
+    assert again.version == 3
+    assert again.modified
+    assert again["rho"].tobytes() == rho(0).tobytes()
+
+
 def test_describe_brings_no_numbers(server, namespace, other) -> None:
     namespace.commit({"rho": rho()}, expected_version=0)
     described = other.describe()

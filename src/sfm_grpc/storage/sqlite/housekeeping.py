@@ -34,7 +34,9 @@ def compact(connection: sqlite3.Connection, scope: Scope, retention: Retention, 
         place = {"namespace_id": namespace_id, "version": version}
         bodies = connection.execute(SQL["list_bodies"], place).fetchall()
         connection.execute(SQL["delete_entries"], place)
-        connection.executemany(SQL["delete_body_if_unused"], [{"body_id": body_id} for (body_id,) in bodies])
+        connection.executemany(
+            SQL["delete_body_if_unused"], [place | {"key": key, "body_id": body_id} for key, body_id in bodies]
+        )
         connection.execute(SQL["delete_version"], place)
     if expired:
         connection.execute(SQL["set_oldest"], {"namespace_id": namespace_id})

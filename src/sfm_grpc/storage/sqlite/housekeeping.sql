@@ -9,13 +9,17 @@ WHERE namespace_id = :namespace_id
 ORDER BY version LIMIT :limit;
 
 -- name: list_bodies
-SELECT body_id FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
+SELECT key, body_id FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
 
 -- name: delete_entries
 DELETE FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
 
 -- name: delete_body_if_unused
-DELETE FROM rho_body WHERE body_id = :body_id AND NOT EXISTS (SELECT 1 FROM rho_entry WHERE body_id = :body_id);
+-- A body belongs to one key; a restore may have made a later version hold it again. One look-up for each kept version.
+DELETE FROM rho_body WHERE body_id = :body_id AND NOT EXISTS (
+  SELECT 1 FROM rho_version v CROSS JOIN rho_entry e
+  ON e.namespace_id = v.namespace_id AND e.version = v.version AND e.key = :key
+  WHERE v.namespace_id = :namespace_id AND e.body_id = :body_id);
 
 -- name: delete_version
 DELETE FROM rho_version WHERE namespace_id = :namespace_id AND version = :version;

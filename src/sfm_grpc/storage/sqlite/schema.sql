@@ -1,5 +1,5 @@
 -- The embedded store. Plain SQL of SQLite 3.31: no STRICT, no RETURNING.
--- Times are microseconds since the Unix epoch.
+-- Times are microseconds since the Unix epoch. Few tables and fewer indexes: each is a page that every commit writes.
 
 -- One row a namespace: its head. The row that every commit changes.
 CREATE TABLE namespace (
@@ -48,7 +48,6 @@ CREATE TABLE rho_entry (
   body_id INTEGER NOT NULL,
   PRIMARY KEY (namespace_id, version, key)
 ) WITHOUT ROWID;
-CREATE INDEX rho_entry_body ON rho_entry (body_id);
 
 -- Mutations that succeeded, so that a retry gets the first answer again.
 CREATE TABLE request (
@@ -65,9 +64,9 @@ CREATE TABLE request (
 ) WITHOUT ROWID;
 CREATE INDEX request_age ON request (first_time_us);
 
--- What the rest of the world is to be told, in order.
+-- What the rest of the world is to be told, in order. The newest row always stays (events_kept ≥ 1), so that no id is used again.
 CREATE TABLE event (
-  event_id INTEGER PRIMARY KEY AUTOINCREMENT,
+  event_id INTEGER PRIMARY KEY,
   tenant TEXT NOT NULL,
   namespace TEXT NOT NULL,
   topic TEXT NOT NULL,

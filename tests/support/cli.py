@@ -1,0 +1,100 @@
+"""`sfm` as a user runs it: the command in a process of its own, against `sfm serve` in another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+SFM = (sys.executable, "-m", "sfm_grpc.cli")
+_WAIT_S = 60
+
+
+def run(
+    *arguments: object, code: int | None = 0, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs one command to its end, which must be `code` (None: any), and never a traceback."""
+    ran = subprocess.run(
+        [*SFM, *map(str, arguments)],
+        cwd=cwd,
+        env=_environment(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_WAIT_S,
+        check=False,
+    )
+    assert code in (None, ran.returncode), f"exit code {ran.returncode}, not {code}\n{ran.stdout}\n{ran.stderr}"
+    assert "Traceback" not in ran.stdout + ran.stderr
+    return ran
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("SFM_")}
+    return mine | dict(more or {})
+
+
+class Served:
+    """`sfm serve` on free ports, and `sfm` told where it is."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self._ready = directory / "ready.json"
+        self._stdout, self._stderr = directory / "stdout.txt", directory / "stderr.txt"
+        ports = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+        places = ("--data-dir", str(self.data), "--ready-file", str(self._ready))
+        with self._stdout.open("w") as out, self._stderr.open("w") as err:
+            self.process = subprocess.Popen(
+                [*SFM, "serve", *ports, *places], cwd=directory, env=_environment(settings), stdout=out, stderr=err
+            )
+        self.addresses = self._wait()
+
+    def _wait(self) -> dict[str, str]:
+        deadline = time.monotonic() + _WAIT_S
+        while not self._ready.exists():
+            assert self.process.poll() is None, self.stderr
+            assert time.monotonic() < deadline, self.stderr
+            time.sleep(0.05)
+        addresses: dict[str, str] = json.loads(self._ready.read_text())
+        return addresses
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells a command where the server is."""
+        return {"SFM_TARGET": self.addresses["grpc"]}
+
+    def run(self, *arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """One command, in the server's directory."""
+        return run(*arguments, code=code, cwd=self.directory, env=self.environment)
+
+    def json(self, *arguments: object, code: int = 0) -> Any:
+        """The same with --json: what it printed."""
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(_WAIT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
