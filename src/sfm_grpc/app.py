@@ -132,7 +132,8 @@ class App:
         self.truth.draining = True
         await self._refresh_ready()
         await asyncio.sleep(self.settings.drain_notice_s)
-        self._guard.draining = True
+        # In this order: a server that is stopping tells callers who come now CANCELLED, which nobody retries.
+        await self._guard.drain(self.settings.drain_s)
         await self._server.stop(self.settings.drain_s)
 
     # ---- background

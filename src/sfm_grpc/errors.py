@@ -264,13 +264,13 @@ class RequestIdReused(SfmError):
     code = Code.INVALID_ARGUMENT
     reason = "REQUEST_ID_REUSED"
     namespace: str
-    request_id: str
+    reused_id: str
     first_time_us: int
     field: str = "request_id"
 
     def sentence(self) -> str:
         return (
-            f"request id {self.request_id!r} was used in {self.namespace!r} at {_when(self.first_time_us)} with other content; "
+            f"request id {self.reused_id!r} was used in {self.namespace!r} at {_when(self.first_time_us)} with other content; "
             "a retry must repeat its content, a new request needs a new id"
         )
 

@@ -26,6 +26,11 @@ class Kind(enum.IntEnum):
     DENSITY = 1
     GENERIC = 2
 
+    @property
+    def label(self) -> str:
+        """`density` or `generic`."""
+        return self.name.lower()
+
 
 class Layout(enum.IntEnum):
     """How the numbers are laid out; the values are `sfm.v1.MatrixLayout`'s."""

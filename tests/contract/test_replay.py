@@ -77,7 +77,7 @@ async def test_other_content_under_the_same_id_is_refused(
     with pytest.raises(RequestIdReused) as caught:
         await put(driver, "n", expected, *changes, request_id="r", **said)
     found = caught.value
-    assert (found.namespace, found.request_id, found.field) == ("n", "r", "request_id")
+    assert (found.namespace, found.reused_id, found.field) == ("n", "r", "request_id")
     assert abs(found.first_time_us - first.time_us) < 1_000_000
     assert engine.fingerprint(driver.settings) == before
 

@@ -108,7 +108,7 @@ async def test_a_used_id_with_other_content_says_when_it_was_used(store: Store) 
     await store.commit(transaction(deleting("x"), asked=request("r"), time_us=5))
     with pytest.raises(RequestIdReused) as caught:
         await store.commit(transaction(deleting("x"), asked=request("r", b"d" * 32), time_us=9))
-    assert (caught.value.request_id, caught.value.first_time_us) == ("r", 5)
+    assert (caught.value.reused_id, caught.value.first_time_us) == ("r", 5)
 
 
 async def test_ids_are_scoped_to_tenant_namespace_and_method(store: Store) -> None:

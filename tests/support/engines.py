@@ -34,6 +34,9 @@ class Engine(Protocol):
     def busy(self, settings: Settings) -> AbstractContextManager[None]:
         """While it lasts, every commit waits."""
 
+    def versions(self, settings: Settings, scope: Scope) -> list[int]:
+        """The stored versions of a namespace, without asking a server."""
+
     def unplugged(self, settings: Settings) -> AbstractContextManager[None]:
         """While it lasts, the store cannot be read nor written."""
 
@@ -77,6 +80,15 @@ class Sqlite:
             c.execute("BEGIN IMMEDIATE")
             yield
             c.execute("ROLLBACK")
+
+    def versions(self, settings: Settings, scope: Scope) -> list[int]:
+        with _connected(settings) as c:
+            rows = c.execute(
+                "SELECT v.version FROM rho_version v JOIN namespace n USING (namespace_id) "
+                "WHERE n.tenant = ? AND n.name = ? ORDER BY v.version",
+                (scope.tenant, scope.namespace),
+            )
+            return [version for (version,) in rows]
 
     @contextlib.contextmanager
     def unplugged(self, settings: Settings) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,10 @@ class ServerProcess:
     def channel(self) -> grpc.aio.Channel:
         """A channel of the caller's own, to be closed by it."""
         return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(number)
 
     def terminate(self) -> None:
         """SIGTERM: drain."""

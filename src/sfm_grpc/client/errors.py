@@ -23,8 +23,7 @@ def translated(error: grpc.RpcError, *, target: str, timeout_s: float) -> SfmErr
     # iter: grpc.aio's Metadata has keys() too, which are not its pairs' (grpcio 1.76).
     trailing: dict[str, Any] = dict(iter(cast(Iterable[tuple[str, Any]], error.trailing_metadata() or ())))
     found = _from_details(trailing.get(_DETAILS, b"")) or _from_status(error, target, timeout_s)
-    if "request_id" not in found.facts():  # of a request id that was used before, the fact is that one
-        found.request_id = trailing.get(_REQUEST_ID, "")
+    found.request_id = trailing.get(_REQUEST_ID, "") or found.request_id
     return found
 
 

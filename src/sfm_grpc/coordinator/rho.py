@@ -140,6 +140,7 @@ class RhoCoordinator:
         """
         expected = self._checked(mutation)
         self._check_updates(updates)
+        await self._refuse_outdated(mutation, expected)
         now_us = _now_us()
         previous = await self._reads.matrices(mutation.scope, expected)
         examined = await self._examined(updates, previous or {}, now_us)
@@ -166,6 +167,15 @@ class RhoCoordinator:
             self._measure(examined)
         told = receipts.from_bytes(result.receipt) if result.replayed else made
         return Committed(result.number, result.commit_time_us, told, result.replayed)
+
+    async def _refuse_outdated(self, mutation: Mutation, expected: int) -> None:
+        """Raises VersionConflict for a commit that has already lost, before its matrices are examined, unless it is a retry."""
+        if self._store.peek(mutation.scope) in (expected, None):
+            return
+        if mutation.request_id and await self._store.remembers(mutation.scope, "CommitRho", mutation.request_id):
+            return
+        asking = replace(self._restoring(mutation, expected, None, 0, ()), changes=(), validate_only=True)
+        await self._commits.commit(asking)
 
     async def _examined(
         self, updates: Sequence[Update], previous: Mapping[str, Matrix], now_us: int

@@ -6,6 +6,7 @@ Request id, admission control (draining, calls and bytes in flight), deadline, m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -54,7 +55,15 @@ class CallGuard(ServerInterceptor):
         self._wrapped: dict[str, Handler] = {}
         self._calls = 0
         self._bytes = 0
-        self.draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    async def drain(self, within_s: float) -> None:
+        """Refuses what is new from now on; returns when what was in flight is answered, or after `within_s`."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), within_s)
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -112,6 +121,7 @@ class CallGuard(ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(guarded)
 
     def _enter(self, size: int) -> None:
+        self._idle.clear()
         self._calls += 1
         self._bytes += size
         self._metrics.calls_in_flight.set(self._calls)
@@ -120,15 +130,18 @@ class CallGuard(ServerInterceptor):
     def _leave(self, size: int) -> None:
         self._calls -= 1
         self._bytes -= size
+        if self._calls == 0:
+            self._idle.set()
         self._metrics.calls_in_flight.set(self._calls)
         self._metrics.bytes_in_flight.set(self._bytes)
 
     def _check_room(self, size: int) -> None:
-        if self.draining:
+        if self._draining:
             raise Draining
         if self._calls > self._rules.calls_max:
             raise Overloaded(limit="concurrent_rpcs_max", value=self._calls, maximum=self._rules.calls_max)
-        if size and self._bytes > self._rules.bytes_max:
+        # Alone, even the largest message that is received fits.
+        if self._bytes > self._rules.bytes_max and self._bytes > size:
             raise Overloaded(limit="inflight_bytes_max", value=self._bytes, maximum=self._rules.bytes_max)
 
     def _sendable(self, answer: bytes) -> bytes:

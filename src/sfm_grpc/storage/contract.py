@@ -102,6 +102,9 @@ class Store(Protocol):
         file is busy): then `read` must be asked.
         """
 
+    async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
+        """Whether a request of this id succeeded before and is remembered. Raises StoreUnavailable."""
+
     async def read(
         self,
         scope: Scope,

@@ -113,10 +113,10 @@ def test_every_error_comes_back_as_itself(server, client, error) -> None:
 
 
 def test_the_request_id_that_was_used_before_is_not_the_calls_own(server, client) -> None:
-    server.before = failing(1, errors.RequestIdReused(namespace="n", request_id="mine", first_time_us=1))
+    server.before = failing(1, errors.RequestIdReused(namespace="n", reused_id="mine", first_time_us=1))
     with pytest.raises(errors.RequestIdReused, match="'mine'") as caught:
         client.namespace("n").commit({"m": np.ones((2, 2))}, expected_version=0)
-    assert caught.value.request_id == "mine"
+    assert (caught.value.reused_id, caught.value.request_id) == ("mine", "req-1")
 
 
 def test_a_reason_of_a_later_release(server, client) -> None:

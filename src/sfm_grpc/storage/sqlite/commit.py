@@ -14,7 +14,7 @@ from sfm_grpc.errors import (
     VersionCompacted,
     VersionConflict,
 )
-from sfm_grpc.model import CommitResult, DeleteMatrix, Entry, PutMatrix, RestoreVersion, Transaction, Version
+from sfm_grpc.model import CommitResult, DeleteMatrix, Entry, Kind, PutMatrix, RestoreVersion, Transaction, Version
 from sfm_grpc.storage import codec, statements
 from sfm_grpc.storage.sqlite.connection import translated
 
@@ -92,7 +92,7 @@ def _first_answer(connection: sqlite3.Connection, t: Transaction) -> CommitResul
         return None
     content_digest, version, commit_time_us, receipt, first_time_us = row
     if content_digest != t.request.content_digest:
-        raise RequestIdReused(namespace=t.scope.namespace, request_id=t.request.request_id, first_time_us=first_time_us)
+        raise RequestIdReused(namespace=t.scope.namespace, reused_id=t.request.request_id, first_time_us=first_time_us)
     return CommitResult(None, version, commit_time_us, receipt, replayed=True)
 
 
@@ -155,8 +155,8 @@ def _check_kind(connection: sqlite3.Connection, head: _Head | None, change: PutM
         return
     row = connection.execute(SQL["find_kind"], {"namespace_id": head.namespace_id, "key": change.key}).fetchone()
     if row and row[0] != change.matrix.kind:
-        kinds = {kind.value: kind.name for kind in type(change.matrix.kind)}
-        raise KindChanged(namespace=t.scope.namespace, key=change.key, kind=kinds[row[0]], requested=change.matrix.kind.name)
+        kind, requested = Kind(row[0]).label, change.matrix.kind.label
+        raise KindChanged(namespace=t.scope.namespace, key=change.key, kind=kind, requested=requested)
 
 
 def _write(

@@ -138,6 +138,10 @@ class SqliteStore:
             return None
         return row[0] if row else 0
 
+    async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
+        """See the contract."""
+        return await self._read(lambda c: reads.remembers(c, scope, method, request_id))
+
     async def read(
         self,
         scope: Scope,

@@ -42,6 +42,12 @@ def read(
     )
 
 
+def remembers(connection: sqlite3.Connection, scope: Scope, method: str, request_id: str) -> bool:
+    """`Store.remembers`."""
+    names = {"tenant": scope.tenant, "namespace": scope.namespace, "method": method, "request_id": request_id}
+    return connection.execute(SQL["find_request"], names).fetchone() is not None
+
+
 def versions(connection: sqlite3.Connection, scope: Scope, before: int | None, limit: int) -> VersionPage:
     """`Store.versions`."""
     namespace_id, newest, oldest = _namespace(connection, scope)

@@ -4,6 +4,9 @@ SELECT version FROM namespace WHERE tenant = ? AND name = ?;
 -- name: find_namespace
 SELECT namespace_id, version, oldest FROM namespace WHERE tenant = :tenant AND name = :namespace;
 
+-- name: find_request
+SELECT 1 FROM request WHERE tenant = :tenant AND namespace = :namespace AND method = :method AND request_id = :request_id;
+
 -- name: find_version
 SELECT version, commit_time_us, committer, metadata, valid, restored_version, changed_keys
 FROM rho_version WHERE namespace_id = :namespace_id AND version = :version;
