@@ -211,7 +211,7 @@ async def test_a_kind_is_fixed_by_the_first_commit(driver: Driver, engine: Engin
     with pytest.raises(KindChanged) as caught:
         await put(driver, "n", 1, Put("other", sketch(), kind=GENERIC), Put("k", density(), kind=then))
     found = caught.value
-    assert (found.namespace, found.key, found.kind, found.requested) == ("n", "k", first.name, then.name)
+    assert (found.namespace, found.key, found.kind, found.requested) == ("n", "k", first.label, then.label)
     assert found.field == "updates[1].put.kind"
     assert engine.fingerprint(driver.settings) == before
 

@@ -1,13 +1,14 @@
-"""Servers as processes of their own, that can be terminated, killed and starved."""
+"""Servers as processes of their own, that can be terminated, killed and starved.
+
+They are forked from one process that has imported everything, so that a test may start many.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +17,52 @@ from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 
 from tests.support.servers import CHANNEL_OPTIONS
 
-_ROOT = Path(__file__).parents[2]
 _WAIT_S = 60
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.support.runner"])
 
 
 class ServerProcess:
-    """A process that has imported everything and waits to be told its settings: `start` tells them."""
+    """One server process."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        with log.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.runner"],
-                cwd=_ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env={k: v for k, v in os.environ.items() if not k.startswith("SFM_")},
-            )
+        self._log.touch()
+        self._process: Any = None
         self.address = ""
         self.http_address = ""
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
     @property
     def log(self) -> str:
         """What it said on standard error."""
         return self._log.read_text()
 
-    async def start(self, **settings: object) -> ServerProcess:
-        """Serves on free ports of this machine; returns when it does."""
-        told = {"listen": "127.0.0.1:0", "http_listen": "", **settings}
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(told, default=str).encode() + b"\n")
-        self._process.stdin.flush()
-        line = await asyncio.wait_for(asyncio.to_thread(self._process.stdout.readline), _WAIT_S)
-        assert line, f"the server ended before it served: {self.log}"
-        addresses = json.loads(line)
-        self.address, self.http_address = addresses["grpc"], addresses["http"]
+    async def start(self, *, file_bytes_max: int | None = None, **settings: object) -> ServerProcess:
+        """Serves on free ports of this machine; returns when it does.
+
+        `file_bytes_max` is the operating system's bound on the size of its files.
+        """
+        await asyncio.to_thread(self._start, {"listen": "127.0.0.1:0", "http_listen": "", **settings}, file_bytes_max)
         return self
+
+    def _start(self, told: dict[str, object], file_bytes_max: int | None) -> None:
+        from tests.support import runner  # the parent of the forks has it imported, this process need not before it forks
+
+        ours, theirs = _FORKS.Pipe(duplex=False)
+        with ours:
+            with theirs:
+                arguments = (theirs, str(self._log), told, file_bytes_max)
+                self._process = _FORKS.Process(target=runner.run, args=arguments, daemon=True)
+                self._process.start()
+            assert ours.poll(_WAIT_S), f"the server does not serve: {self.log}"
+            try:
+                self.address, self.http_address = ours.recv()
+            except EOFError:
+                raise AssertionError(f"the server ended before it served: {self.log}") from None
 
     def channel(self) -> grpc.aio.Channel:
         """A channel of the caller's own, to be closed by it."""
@@ -65,28 +70,29 @@ class ServerProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal."""
-        self._process.send_signal(number)
+        os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """SIGTERM: drain."""
-        self._process.terminate()
+        self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL: no farewell."""
-        self._process.kill()
+        self.signal(signal.SIGKILL)
 
     async def ended(self) -> int:
         """Waits for the end; returns the exit code."""
-        return await asyncio.wait_for(asyncio.to_thread(self._process.wait), _WAIT_S)
+        await asyncio.to_thread(self._process.join, _WAIT_S)
+        assert self._process.exitcode is not None, f"the server does not end: {self.log}"
+        return int(self._process.exitcode)
 
     def close(self) -> None:
         """Ends it, whatever it is doing."""
-        if self._process.poll() is None:
+        if self._process is not None:
             self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
+            self._process.join()
+            self._process.close()
+            self._process = None
 
 
 def rho_stub(channel: grpc.aio.Channel) -> Any:

@@ -1,15 +1,14 @@
-"""A server process for tests: `python -m tests.support.runner`.
-
-Reads its settings (one line of JSON) from standard input, after everything is imported; prints its addresses as one line of JSON;
-drains on SIGTERM. `file_bytes_max` among the settings is the operating system's bound on the size of a file.
-"""
+"""What a server process of the tests runs: the same as `sfm serve`, told its settings by its parent."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
+import os
 import resource
 import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 
 import uvloop
 
@@ -17,24 +16,24 @@ from sfm_grpc.app import App, stop_signals
 from sfm_grpc.settings import ConfigError, load
 
 
-async def serve(told: dict[str, object]) -> None:
-    async with stop_signals() as stop, App(load(told)) as app:
-        print(json.dumps({"grpc": app.address, "http": app.http_address}), flush=True)
-        await stop.wait()
-        await app.drain()
-
-
-def main() -> None:
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    told = json.loads(sys.stdin.readline())
-    file_bytes_max = told.pop("file_bytes_max", None)
+def run(parent: Connection, log: str, told: Mapping[str, object], file_bytes_max: int | None) -> None:
+    """Serves until SIGTERM, then drains. Sends its two addresses when it serves; standard error goes to `log`."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    for name in [n for n in os.environ if n.startswith("SFM_")]:
+        del os.environ[name]
     if file_bytes_max is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
-        uvloop.run(serve(told))
+        uvloop.run(_serve(parent, told))
     except ConfigError as error:
         sys.exit(str(error))
 
 
-if __name__ == "__main__":
-    main()
+async def _serve(parent: Connection, told: Mapping[str, object]) -> None:
+    async with stop_signals() as stop, App(load(told)) as app:
+        await asyncio.to_thread(parent.send, (app.address, app.http_address))
+        await stop.wait()
+        await app.drain()
