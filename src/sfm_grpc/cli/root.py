@@ -104,7 +104,7 @@ def run() -> int:
         # A terminal that cannot show ρ shows an escape, not a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        app(prog_name="sfm")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except exits.CommandError as problem:
@@ -127,6 +127,6 @@ def _complain(sentence: str) -> None:
 def _hint(error: SfmError, code: exits.Exit) -> str:
     """What else helps: where the server might be, or where its log has more."""
     if isinstance(error, Unreachable):
-        return "; is it running (sfm serve), and is --target or SFM_TARGET right?"
+        return "; is it running (sfm serve), is --target (SFM_TARGET) right, does it speak TLS (--tls)?"
     logged = code in (exits.Exit.UNREACHABLE, exits.Exit.WRONG) and error.request_id
     return f" (request {error.request_id})" if logged else ""

@@ -30,7 +30,7 @@ from sfm_grpc.client.records import (
     frozen,
     moment,
 )
-from sfm_grpc.density.matrix import DIMENSION_UNLIMITED, checked_matrix, from_array
+from sfm_grpc.density.matrix import from_array
 from sfm_grpc.errors import MatrixMalformed, UnexpectedStatus
 from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, PsdMethod
 
@@ -39,6 +39,10 @@ _KINDS = {int(k): k for k in Kind}
 _LAYOUTS = {int(k): k for k in Layout}
 _DTYPES = {int(k): k for k in Dtype}
 _PSD_METHODS = {int(k): k for k in PsdMethod}
+_NUMPY = {d: d.numpy for d in Dtype}
+
+# A smaller message passes through protobuf in less time than around it.
+_SMALL_BYTES = 128 * 1024
 
 # ---- matrices out --------------------------------------------------------------------------------------------------
 
@@ -82,10 +86,12 @@ def sent_arrays(request: bytes, matrices: Mapping[str, Matrix]) -> dict[str, Arr
 
 def snapshot_of(namespace: str, reply: bytes, kept: Snapshot | None) -> Snapshot:
     """A GetRhoResponse as a snapshot, its arrays looking into `reply`; `not_modified` answers what was kept."""
-    with _believed("GetRho"):
-        skeleton, bodies = wire.split(reply, wire.GET_RESPONSE)
+    try:
+        skeleton, bodies = (reply, None) if len(reply) <= _SMALL_BYTES else wire.split(reply, wire.GET_RESPONSE)
         response = rho_store_pb2.GetRhoResponse.FromString(skeleton)
         return _unmodified(response, kept) if response.not_modified else _snapshot(namespace, response, bodies)
+    except _NOT_BELIEVED as error:  # `_believed`, without the price of a context manager on the fast path
+        raise _unbelievable("GetRho", error) from error
 
 
 @contextmanager
@@ -93,12 +99,20 @@ def _believed(method: str) -> Iterator[None]:
     """What cannot be understood of an answer is nobody's mistake but the server's, or a newer release's."""
     try:
         yield
-    except (ValueError, LookupError, DecodeError, MatrixMalformed) as error:
-        raise UnexpectedStatus(status="OK", problem=f"the answer of {method} is not what it should be: {error!r}") from error
+    except _NOT_BELIEVED as error:
+        raise _unbelievable(method, error) from error
 
 
-def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: list[memoryview]) -> Snapshot:
-    matrices = {m.key: _array_of(m, bodies) for m in response.matrices if m.matrix.WhichOneof("content")}
+_NOT_BELIEVED = (ValueError, LookupError, DecodeError, MatrixMalformed)
+
+
+def _unbelievable(method: str, error: Exception) -> UnexpectedStatus:
+    return UnexpectedStatus(status="OK", problem=f"the answer of {method} is not what it should be: {error!r}")
+
+
+def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: list[memoryview] | None) -> Snapshot:
+    named = {m.key: m for m in response.matrices}
+    matrices = {key: _array_of(m, bodies) for key, m in named.items() if m.matrix.WhichOneof("content")}
     return Snapshot(
         namespace=namespace,
         version=response.version,
@@ -108,9 +122,36 @@ def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: li
         degraded=response.degraded,
         modified=True,
         matrices=frozen(matrices),
-        certificates=frozen({m.key: certificate_of(m.certificate) for m in response.matrices}),
-        put_versions=frozen({m.key: m.put_version for m in response.matrices}),
+        certificates=_Certificates(named),
+        put_versions=frozen({key: m.put_version for key, m in named.items()}),
     )
+
+
+class _Certificates(Mapping[str, Certificate]):
+    """Certificates by key, made when they are asked for: most reads want the numbers only."""
+
+    __slots__ = ("_made", "_named")
+
+    def __init__(self, named: Mapping[str, rho_store_pb2.NamedMatrix]) -> None:
+        self._named = named
+        self._made: dict[str, Certificate] = {}
+
+    def __getitem__(self, key: str) -> Certificate:
+        made = self._made.get(key)
+        if made is None:
+            message = self._named[key].certificate
+            with _believed("GetRho"):
+                made = self._made[key] = certificate_of(message)
+        return made
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._named
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
 
 
 def _unmodified(response: rho_store_pb2.GetRhoResponse, kept: Snapshot | None) -> Snapshot:
@@ -134,23 +175,16 @@ def _source(response: rho_store_pb2.GetRhoResponse) -> Source:
     return "cache" if response.source == rho_store_pb2.SOURCE_CACHE else "canonical"
 
 
-def _array_of(named: rho_store_pb2.NamedMatrix, bodies: list[memoryview]) -> Array:
+def _array_of(named: rho_store_pb2.NamedMatrix, bodies: list[memoryview] | None) -> Array:
     message = named.matrix
-    factor = message.HasField("factor")
-    matrix = checked_matrix(
-        kind=_KINDS[message.kind],
-        layout=Layout.FACTOR if factor else Layout.DENSE,
-        dtype=_DTYPES[message.dtype],
-        shape=message.shape,
-        numbers=wire.body_of(message.factor.data if factor else message.data, bodies),
-        dimension_max=DIMENSION_UNLIMITED,
-        key=named.key,
-    )
-    return _array(matrix.numbers, matrix.dtype, matrix.shape)
+    field = message.factor.data if message.HasField("factor") else message.data
+    rows, columns = message.shape
+    return _array(field if bodies is None else wire.body_of(field, bodies), _DTYPES[message.dtype], (rows, columns))
 
 
 def _array(numbers: Buffer, dtype: Dtype, shape: tuple[int, int]) -> Array:
-    array = np.frombuffer(numbers, dtype=dtype.numpy).reshape(shape)
+    """A read-only view. Raises ValueError when the bytes are not as many as the shape needs."""
+    array = np.frombuffer(numbers, dtype=_NUMPY[dtype]).reshape(shape)
     if not array.flags.aligned:
         # Small matrices only: large ones are aligned by the writer (`wire.join`).
         array = array.copy()

@@ -55,6 +55,8 @@ class CallGuard(ServerInterceptor):
         self._wrapped: dict[str, Handler] = {}
         self._calls = 0
         self._bytes = 0
+        metrics.calls_in_flight.set_function(lambda: self._calls)
+        metrics.bytes_in_flight.set_function(lambda: self._bytes)
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -124,16 +126,12 @@ class CallGuard(ServerInterceptor):
         self._idle.clear()
         self._calls += 1
         self._bytes += size
-        self._metrics.calls_in_flight.set(self._calls)
-        self._metrics.bytes_in_flight.set(self._bytes)
 
     def _leave(self, size: int) -> None:
         self._calls -= 1
         self._bytes -= size
         if self._calls == 0:
             self._idle.set()
-        self._metrics.calls_in_flight.set(self._calls)
-        self._metrics.bytes_in_flight.set(self._bytes)
 
     def _check_room(self, size: int) -> None:
         if self._draining:
