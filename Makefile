@@ -48,7 +48,7 @@ verify-lint: $(READY)
 	@$(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
 
 verify-types: $(READY)
-	@$(BIN)/mypy
+	@$(BIN)/mypy && $(BIN)/mypy examples/cognitive_manager
 
 verify-floors: $(READY)
 	@$(BIN)/lint-imports --no-logo --no-cache >$(VENV)/floors.txt || { cat $(VENV)/floors.txt; exit 1; }

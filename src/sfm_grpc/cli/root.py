@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -104,17 +105,29 @@ def run() -> int:
         # A terminal that cannot show ρ shows an escape, not a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app(prog_name="sfm")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = _invoke()
+        sys.stdout.flush()
     except exits.CommandError as problem:
         _complain(str(problem))
         return problem.code
     except SfmError as error:
         code = exits.exit_of(error)
         _complain(error.sentence() + _hint(error, code))
-        return code
-    return 0
+    except OSError as error:
+        # A full disk behind stdout, a pipe that nobody reads any more: what is left in the buffer has no place to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain(f"the answer cannot be written: {error.strerror or error}")
+        return exits.Exit.USAGE
+    return code
+
+
+def _invoke() -> int:
+    """Runs the command; typer ends each one, and every mistake in its use, with SystemExit."""
+    try:
+        app(prog_name="sfm")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return exits.Exit.OK
 
 
 def _complain(sentence: str) -> None:

@@ -31,6 +31,8 @@ _RETRY_POLICY = {
 # Pings are sent while a call waits only. The time-out is also TCP_USER_TIMEOUT: a peer that is gone is noticed this soon.
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 5_000
+# gRPC would wait longer and longer, up to two minutes, before it tries a server again that is back after seconds.
+_RECONNECT_MS, _RECONNECT_MAX_MS = 100, 1_000
 
 ChannelOptions: TypeAlias = list[tuple[str, str | int]]
 
@@ -106,6 +108,9 @@ class Endpoint:
             ("grpc.service_config_disable_resolution", 1),
             ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
+            ("grpc.min_reconnect_backoff_ms", _RECONNECT_MAX_MS),
+            ("grpc.max_reconnect_backoff_ms", _RECONNECT_MAX_MS),
             ("grpc.primary_user_agent", "sfm-grpc-client"),
         ]
         if is_loopback(self.target):

@@ -1,0 +1,1 @@
+"""An external cognitive manager: it thinks, the data plane keeps its state. See README.md beside this file."""

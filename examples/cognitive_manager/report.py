@@ -1,0 +1,140 @@
+"""What the demo tells: progress while it runs, then a table, then one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from examples.cognitive_manager.check import Verdict
+from examples.cognitive_manager.memories import Memories
+from examples.cognitive_manager.recall import recall
+from examples.cognitive_manager.tally import Tally, percentile_ms
+
+_SAMPLES = ("json.dumps", "posixpath.join", "heapq.nlargest")
+_BAR = 30
+
+
+class Progress:
+    """On a terminal a bar that moves, elsewhere a line for every tenth; on standard error."""
+
+    def __init__(self, total: int) -> None:
+        self._total = max(total, 1)
+        self._shown = -1
+        self._moves = sys.stderr.isatty()
+
+    def show(self, done: int, facts: str = "") -> None:
+        """`done` of the total; cheap to call often."""
+        at = done if self._moves else done * 10 // self._total
+        if at == self._shown:
+            return
+        self._shown = at
+        if self._moves:
+            filled = min(_BAR, _BAR * done // self._total)
+            line = f"\r  {'━' * filled}{'─' * (_BAR - filled)} {done}/{self._total} batches{facts}\x1b[K"
+            print(line, end="", file=sys.stderr, flush=True)
+        else:
+            self.say(f"{done}/{self._total} batches{facts}")
+
+    def say(self, what: str) -> None:
+        """A line of its own."""
+        print(("\r\x1b[K" if self._moves else "") + f"  {what}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leaves the bar where it is."""
+        if self._moves and self._shown >= 0:
+            print(file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What the demo itself saw."""
+
+    tally: Tally
+    by_manager: Mapping[str, int]
+    """Acknowledged commits of each."""
+    taken_before: int
+    """Batches that were in ρ already."""
+    seconds: float
+    kills: int
+    disk_bytes: int | None
+    """What the store occupies; None when the server is somebody else's."""
+
+
+def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
+    """The end of the show, for people."""
+    tally, certificate = happened.tally, verdict.certificate
+    shares = ", ".join(f"{name} {count}" for name, count in happened.by_manager.items())
+    rows = [
+        ("commits", f"{tally.commits} ({shares}) in {happened.seconds:.1f} s; version {verdict.version}" + _resumed(happened)),
+        ("", f"{_ms(tally.commit_s, 50)} p50, {_ms(tally.commit_s, 95)} p95; {_mib(_bytes_per_commit(tally))} of numbers each"),
+        ("conflicts", f"{tally.conflicts}, each thought through again on the newer ρ"),
+        (
+            "reads",
+            f"{tally.reads}: {_ms(tally.read_s, 50)} p50, {_ms(tally.read_s, 95)} p95; {tally.reads_unmoved} moved no numbers",
+        ),
+    ]
+    if happened.kills or tally.outages:
+        rows.append(
+            ("outages", f"{happened.kills} SIGKILLs; {tally.outages} calls unanswered, {tally.replayed} answers replayed")
+        )
+    if happened.disk_bytes is not None:
+        rows.append(("store", f"{_mib(happened.disk_bytes)} on disk, {verdict.kept} versions kept"))
+    for stop in verdict.milestones:
+        seen = f"{stop.batches:4d} batches: entropy {stop.entropy_bits:.3f} bits, purity {stop.purity:.4f}"
+        rows.append(("ρ after" if stop is verdict.milestones[0] else "", seen))
+    rows += [
+        ("certificate", f"λ_min ≥ {certificate.min_eigenvalue_bound:.3g}, |tr ρ − 1| = {certificate.trace_error:.3g}"),
+        ("", f"(eigvalsh here: {verdict.eigenvalue_min:.3g})"),
+        ("sketch", f"‖AᵀA − BᵀB‖₂ = {verdict.sketch_error:.2f}, Liberty's bound {verdict.sketch_bound:.2f}"),
+    ]
+    for name in _SAMPLES:
+        best = recall(memories, verdict.rho, memories.names.index(name), top=3)
+        rows.append((f"{name} →", ", ".join(f"{r.name} {r.score:.2f}" for r in best)))
+    if verdict.problems:
+        rows += [("WRONG" if i == 0 else "", problem) for i, problem in enumerate(verdict.problems[:10])]
+    else:
+        rows.append(
+            (
+                "checked",
+                f"{verdict.taken} batches once each, all {tally.commits} acknowledged commits there, ρ replayed bit for bit",
+            )
+        )
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+
+
+def summary(tally: Tally, verdict: Verdict) -> str:
+    """The last line, for scripts."""
+    return json.dumps(
+        {
+            "commits": tally.commits,
+            "conflicts": tally.conflicts,
+            "reads": tally.reads,
+            "read_p50_ms": percentile_ms(tally.read_s, 50),
+            "read_p95_ms": percentile_ms(tally.read_s, 95),
+            "commit_p95_ms": percentile_ms(tally.commit_s, 95),
+            "bytes_per_commit": _bytes_per_commit(tally),
+            "psd_ok": verdict.psd_ok,
+            "trace_error": verdict.certificate.trace_error,
+            "min_eigenvalue_bound": verdict.certificate.min_eigenvalue_bound,
+        }
+    )
+
+
+def _resumed(happened: Happened) -> str:
+    return f"; resumed after {happened.taken_before} batches" if happened.taken_before else ""
+
+
+def _bytes_per_commit(tally: Tally) -> int | None:
+    return round(tally.bytes_committed / tally.commits) if tally.commits else None
+
+
+def _ms(seconds: Sequence[float], percent: int) -> str:
+    found = percentile_ms(seconds, percent)
+    return "–" if found is None else f"{found:.1f} ms"
+
+
+def _mib(count: int | None) -> str:
+    return "–" if count is None else f"{count / 2**20:.2f} MiB"

@@ -1,0 +1,245 @@
+"""`make demo`, as a user runs it; and that its final check can also find something wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from examples.cognitive_manager import density_trail, frequent_directions, ledger, memories
+from examples.cognitive_manager.check import check
+from examples.cognitive_manager.ledger import Share
+from examples.cognitive_manager.manager import ForeignNamespaceError, Manager
+from examples.cognitive_manager.memories import Memories
+from examples.cognitive_manager.server_process import ServerProcess
+from examples.cognitive_manager.tally import Acknowledged
+from sfm_grpc.client import Client, Commit, Namespace, NotFound, Unreachable
+
+ROOT = Path(__file__).parents[2]
+DEMO = (sys.executable, "-m", "examples.cognitive_manager.demo")
+KEYS = [
+    "commits",
+    "conflicts",
+    "reads",
+    "read_p50_ms",
+    "read_p95_ms",
+    "commit_p95_ms",
+    "bytes_per_commit",
+    "psd_ok",
+    "trace_error",
+    "min_eigenvalue_bound",
+]
+BYTES_PER_COMMIT = 8 * (384 * 384 + 64 * 384 + 253)
+TIMEOUT_S = 120
+
+
+@pytest.fixture(scope="module")
+def stream() -> Memories:
+    return memories.load()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("server")) as process:
+        process.wait_ready()
+        yield process
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.target, name="test") as connected:
+        yield connected
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end, whatever that is."""
+    process = subprocess.Popen([*DEMO, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        # SIGTERM, so that it takes its server and its managers with it.
+        process.terminate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def demo(*arguments: str) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
+    """Runs it to its good end: the JSON of the last line, and all it said."""
+    ran = run(*arguments)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert list(told) == KEYS
+    assert told["psd_ok"] is True
+    assert told["trace_error"] < 1e-12
+    assert -1e-12 < told["min_eigenvalue_bound"] <= 0
+    return told, ran
+
+
+# ---- as a user runs it
+
+
+def test_demo_ends_well() -> None:
+    told, ran = demo("--batches", "16")
+    assert told["commits"] == 16
+    assert told["conflicts"] > 0
+    assert told["bytes_per_commit"] == BYTES_PER_COMMIT
+    # Each manager reads once to begin, once for each batch and each conflict, three times after each commit; what is not
+    # there yet is not counted (two reads of each manager at most).
+    assert 0 <= 2 + 4 * 16 + told["conflicts"] - told["reads"] <= 4
+    assert 0 < told["read_p50_ms"] <= told["read_p95_ms"]
+    assert told["commit_p95_ms"] > 0
+    assert "16/16 batches" in ran.stderr
+    assert "\r" not in ran.stderr
+    assert "json.dumps →" in ran.stdout
+
+
+def test_nothing_is_lost_when_the_server_is_killed_again_and_again() -> None:
+    told, ran = demo("--batches", "24", "--kill-server-every", "0.3")
+    assert "the server was killed and is back (1)" in ran.stderr
+    assert told["commits"] == 24
+    assert "24 batches once each" in ran.stdout
+
+
+def test_resumes_after_server_and_managers_were_killed_in_the_middle(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        server.wait_ready()
+        first = subprocess.Popen([*DEMO, "--target", server.target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        wait_for_version(server.target, 10)
+        server.kill()
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=TIMEOUT_S)
+        assert first.returncode == 128 + signal.SIGTERM
+
+        server.launch()
+        server.wait_ready()
+        with Client(server.target) as client:
+            held = client.namespace("cognitive-manager").read()
+        taken = ledger.trail(held["applied"])
+        assert len(taken) == held.version >= 10
+
+        batches = len(taken) + 8
+        told, ran = demo("--target", server.target, "--batches", str(batches))
+        assert told["commits"] == batches - len([b for _, b in taken if b < batches])
+        assert f"resumed after {len(taken)} batches" in ran.stdout
+
+
+def wait_for_version(target: str, version: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    with Client(target) as client:
+        while time.monotonic() < deadline:
+            try:
+                if client.namespace("cognitive-manager").describe().version >= version:
+                    return
+            except NotFound:
+                pass
+            time.sleep(0.01)
+    raise AssertionError(f"version {version} was not reached")
+
+
+def test_says_so_when_nobody_answers() -> None:
+    ran = run("--target", "127.0.0.1:1")
+    assert ran.returncode == 1
+    assert "demo: no answer from 127.0.0.1:1" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+# ---- the manager, and the check that judges it
+
+
+class Lossy:
+    """A namespace whose every third commit happens, and whose answer is lost."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._count = 0
+        self.read = namespace.read
+
+    def commit(self, *arguments: Any, **options: Any) -> Commit:
+        commit = self._namespace.commit(*arguments, **options)
+        self._count += 1
+        if self._count % 3 == 0:
+            raise Unreachable(target="test", problem="the answer was lost")
+        return commit
+
+
+def test_a_lost_answer_is_asked_for_again(client: Client, stream: Memories) -> None:
+    acknowledged: list[Acknowledged] = []
+    manager = Manager(
+        Lossy(client.namespace("lossy")),  # type: ignore[arg-type]
+        stream,
+        name="test",
+        share=Share(0, 1),
+        batches=8,
+        recalls=0,
+        on_commit=acknowledged.append,
+    )
+    manager.run()
+    assert manager.tally.commits == 8
+    assert [(a.version, a.batch) for a in acknowledged] == [(i + 1, i) for i in range(8)]
+    # The third call is batch 2, the fourth its repetition, the sixth batch 4, the ninth batch 6.
+    assert [a.batch for a in acknowledged if a.replayed] == [2, 4, 6]
+    assert check(client, "lossy", stream, 8, acknowledged).problems == []
+
+    again = Manager(client.namespace("lossy"), stream, name="again", share=Share(0, 1), batches=8)
+    again.run()
+    assert (again.tally.commits, again.tally.reads) == (0, 1)
+
+
+def test_check_finds_what_is_missing_and_what_was_bent(client: Client, stream: Memories) -> None:
+    namespace = client.namespace("bent")
+    Manager(namespace, stream, name="test", share=Share(0, 2), batches=6, recalls=0).run()
+    assert check(client, "bent", stream, 6, []).problems == ["3 of 6 batches were not taken: [1, 3, 5]"]
+
+    never = Acknowledged(version=9, batch=5, rho_digest="", replayed=False)
+    problems = check(client, "bent", stream, 5, [never]).problems
+    assert problems[1:] == ["acknowledged and lost: version 9 with batch 5"]
+
+    def bend(snapshot: Any) -> dict[str, Any]:
+        return {"rho": density_trail.follow(snapshot["rho"], stream.batch(100))}
+
+    namespace.update(bend)
+    problems = " | ".join(check(client, "bent", stream, 1, []).problems)
+    assert "ρ is not what its batches make of it" in problems
+    assert "version 4 is not what the ledger says of it" in problems
+
+
+def test_a_namespace_of_something_else_is_left_alone(client: Client, stream: Memories) -> None:
+    namespace = client.namespace("foreign")
+    namespace.commit({"rho": np.eye(3) / 3}, expected_version=0)
+    with pytest.raises(ForeignNamespaceError, match=r"\(3, 3\)"):
+        Manager(namespace, stream, name="test", share=Share(0, 1), batches=1).run()
+    assert namespace.describe().version == 1
+
+
+# ---- what the replay rests on
+
+
+def test_trail_is_exactly_symmetric_and_of_trace_one(stream: Memories) -> None:
+    rho = density_trail.start(stream.dimension)
+    for batch in (0, 1, stream.batches - 1):
+        before, rho = rho, density_trail.follow(rho, stream.batch(batch))
+        assert np.array_equal(rho, rho.T)
+        assert abs(np.trace(rho) - 1) < 1e-14
+        assert np.linalg.norm(rho - before) <= density_trail.STEP_MAX
+    assert len(stream.batch(stream.batches - 1)) == 2019 % 8
+
+
+def test_sketch_keeps_its_bound_and_goes_on_from_what_is_stored(stream: Memories) -> None:
+    sketch = frequent_directions.start(stream.dimension)
+    for batch in range(40):
+        sketch = frequent_directions.absorb(sketch, stream.batch(batch))
+        if batch % 10 == 9:
+            seen = stream.vectors[: 8 * (batch + 1)]
+            left = np.linalg.eigvalsh(seen.T @ seen - sketch.T @ sketch)
+            assert left[0] > -1e-10
+            assert left[-1] <= frequent_directions.error_bound(sketch, len(seen))
+    at_once = frequent_directions.absorb(frequent_directions.start(stream.dimension), stream.vectors[:320])
+    assert np.array_equal(at_once, sketch)
