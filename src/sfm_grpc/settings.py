@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     rho_cache_ttl: float = Field(
         3_600, gt=0, description="Seconds after which an unread matrix leaves memory: hygiene, never correctness."
     )
+    rho_read_timeout_ms: float = Field(
+        20,
+        gt=0,
+        description="How long a read waits for a cache outside this process; the embedded one answers at once, without waiting.",
+    )
     rho_verify_interval_s: float = Field(30, gt=0, description="Pause between background re-verifications of all stored heads.")
     decognitize: bool = Field(True, description="Accepted for the predecessor's sake; there is no cognitive code to turn on.")
 

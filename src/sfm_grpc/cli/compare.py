@@ -31,7 +31,8 @@ class Difference:
 def snapshots(before: Snapshot, after: Snapshot) -> list[Difference]:
     """Every key that either version holds, by name."""
     keys = sorted({*before, *after})
-    with output.progress("keys", len(keys)) as advance:
+    # What `observe` let in may overflow; infinities are answer enough.
+    with output.progress("keys", len(keys)) as advance, np.errstate(all="ignore"):
         return [_counted(_difference(key, before, after), advance) for key in keys]
 
 

@@ -75,8 +75,8 @@ def _facts(health: HealthReport, info: ServerInfo) -> Iterator[tuple[str, Any]]:
 def _psd(health: HealthReport) -> tuple[str, str]:
     if not health.namespaces:
         return ("no ρ yet", "no ρ yet")
-    count = f"{health.namespaces} namespace" + ("s" if health.namespaces > 1 else "")
-    return f"positive semi-definite in {count}", f"NO: wrong in some of {count}"
+    where = "the one namespace" if health.namespaces == 1 else f"{health.namespaces} namespaces"
+    return f"positive semi-definite in {where}", f"NO: wrong somewhere in {where}"
 
 
 def _latency(latency: Any) -> Any:

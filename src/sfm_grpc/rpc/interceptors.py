@@ -17,7 +17,16 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from grpc.aio import ServerInterceptor
 
-from sfm_grpc.errors import DeadlineExceeded, Draining, InternalError, LimitExceeded, Overloaded, SfmError, StoreUnavailable
+from sfm_grpc.errors import (
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    LimitExceeded,
+    Overloaded,
+    SfmError,
+    StoreUnavailable,
+    VersionConflict,
+)
 from sfm_grpc.metrics import LatencyWindow, Metrics
 from sfm_grpc.rpc.caller import REQUEST_ID_KEY, Context, metadata_value
 from sfm_grpc.rpc.errors import DETAILS_KEY, code_of, status_of
@@ -159,6 +168,8 @@ class CallGuard(ServerInterceptor):
         if isinstance(error, SfmError):
             if isinstance(error, StoreUnavailable):
                 _log.error("%s %s: %s", method, request_id, error)
+            elif isinstance(error, VersionConflict):
+                _log.info("%s %s: %s", method, request_id, error)
             return error
         if isinstance(error, TimeoutError):
             return DeadlineExceeded(deadline_ms=round(allowed_s * 1000))
