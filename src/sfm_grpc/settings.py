@@ -178,7 +178,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach `host`."""
-    if host == "localhost" or host.startswith("unix"):
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -14,7 +14,7 @@ from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
 
-_PAUSE_S = 0.2
+_PAUSE_S = 1.0
 _SWEEP_S = 60.0
 _HEADS_AT_ONCE = 500
 

@@ -11,8 +11,9 @@ from sfm_grpc.storage.contract import Retention
 SQL = statements.load(__package__, "housekeeping.sql")
 _FIND_NAMESPACE = statements.load(__package__, "reads.sql")["find_namespace"]
 
-# Bodies are large and commits wait meanwhile: a few at a time.
-_VERSIONS_AT_ONCE = 2
+# Commits wait meanwhile: a few milliseconds' worth at a time.
+_VERSIONS_AT_ONCE = 32
+_BYTES_AT_ONCE = 4 << 20
 _ROWS_AT_ONCE = 500
 
 
@@ -30,17 +31,24 @@ def compact(connection: sqlite3.Connection, scope: Scope, retention: Retention, 
         "limit": _VERSIONS_AT_ONCE,
     }
     expired = [version for (version,) in connection.execute(SQL["list_expired"], bounds)]
-    for version in expired:
-        place = {"namespace_id": namespace_id, "version": version}
-        bodies = connection.execute(SQL["list_bodies"], place).fetchall()
-        connection.execute(SQL["delete_entries"], place)
-        connection.executemany(
-            SQL["delete_body_if_unused"], [place | {"key": key, "body_id": body_id} for key, body_id in bodies]
-        )
-        connection.execute(SQL["delete_version"], place)
-    if expired:
+    removed = size = 0
+    while removed < len(expired) and size < _BYTES_AT_ONCE:
+        size += _remove(connection, namespace_id, expired[removed])
+        removed += 1
+    if removed:
         connection.execute(SQL["set_oldest"], {"namespace_id": namespace_id})
-    return len(expired)
+    return removed
+
+
+def _remove(connection: sqlite3.Connection, namespace_id: int, version: int) -> int:
+    """Removes a version, and the bodies that no other holds; returns how many bytes it spoke of."""
+    place = {"namespace_id": namespace_id, "version": version}
+    bodies = connection.execute(SQL["list_bodies"], place).fetchall()
+    connection.execute(SQL["delete_entries"], place)
+    connection.execute(SQL["delete_version"], place)
+    unused = [place | {"key": key, "body_id": body_id} for key, body_id, _ in bodies]
+    connection.executemany(SQL["delete_body_if_unused"], unused)
+    return sum(size for _, _, size in bodies)
 
 
 def forget(connection: sqlite3.Connection, retention: Retention, now_us: int) -> int:

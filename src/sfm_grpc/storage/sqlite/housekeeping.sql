@@ -9,7 +9,8 @@ WHERE namespace_id = :namespace_id
 ORDER BY version LIMIT :limit;
 
 -- name: list_bodies
-SELECT key, body_id FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
+SELECT e.key, e.body_id, LENGTH(b.numbers) FROM rho_entry e JOIN rho_body b ON b.body_id = e.body_id
+WHERE e.namespace_id = :namespace_id AND e.version = :version;
 
 -- name: delete_entries
 DELETE FROM rho_entry WHERE namespace_id = :namespace_id AND version = :version;
