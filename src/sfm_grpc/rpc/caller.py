@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from grpc.aio import ServicerContext
 
@@ -21,14 +21,25 @@ Context: TypeAlias = ServicerContext[Any, Any]
 
 def metadata_value(context: Context, wanted: str) -> str:
     """The first value of a metadata key, '' when there is none."""
-    pairs = context.invocation_metadata()
-    assert isinstance(pairs, Iterable)
-    return next((str(value) for key, value in pairs if key == wanted), "")
+    for key, value in cast("Iterable[tuple[str, str | bytes]]", context.invocation_metadata()):
+        if key == wanted:
+            return str(value)
+    return ""
+
+
+def remaining_of(context: Context) -> float | None:
+    """Seconds until the caller's deadline; None when it gave none (the stubs leave that out)."""
+    return cast("float | None", context.time_remaining())
+
+
+def tenant_of(context: Context) -> str:
+    """The caller's tenant, as it is said."""
+    return metadata_value(context, TENANT_KEY) or TENANT_DEFAULT
 
 
 def scope_of(context: Context, namespace: str) -> Scope:
     """The caller's tenant and the namespace it names. Raises InvalidRequest."""
-    tenant = metadata_value(context, TENANT_KEY) or TENANT_DEFAULT
+    tenant = tenant_of(context)
     check_name(tenant, TENANT_KEY)
     return Scope(tenant, namespace)
 

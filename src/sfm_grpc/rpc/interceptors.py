@@ -28,7 +28,7 @@ from sfm_grpc.errors import (
     VersionConflict,
 )
 from sfm_grpc.metrics import LatencyWindow, Metrics
-from sfm_grpc.rpc.caller import REQUEST_ID_KEY, Context, metadata_value
+from sfm_grpc.rpc.caller import REQUEST_ID_KEY, Context, metadata_value, remaining_of
 from sfm_grpc.rpc.errors import DETAILS_KEY, code_of, status_of
 
 _log = logging.getLogger(__name__)
@@ -99,31 +99,35 @@ class CallGuard(ServerInterceptor):
 
         async def guarded(request: bytes, context: Context) -> bytes:
             started = time.perf_counter()
-            counted.started.inc()
-            request_id = _request_id(context)
+            counted.start()
+            request_id = _given_request_id(context)
             size = len(request)
             code = "OK"
-            allowed_s = self._seconds(context)
             self._enter(size)
             try:
-                context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+                if request_id:
+                    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
                 if not exempt:
                     self._check_room(size)
-                async with asyncio.timeout(allowed_s):
+                limit_s = self._limit_s(context)
+                if limit_s is None:
+                    return self._sendable(await inner(request, context))
+                async with asyncio.timeout(limit_s):
                     return self._sendable(await inner(request, context))
             except Exception as error:
-                told = self._told(error, allowed_s, method, request_id)
+                request_id = request_id or secrets.token_hex(8)
+                told = self._told(error, context, method, request_id)
                 code = code_of(told).name
                 self._metrics.errors.labels(told.reason).inc()
                 await _abort(context, told, request_id)
             except asyncio.CancelledError:
-                code = "CANCELLED"
+                remaining_s = remaining_of(context)
+                code = "CANCELLED" if remaining_s is None or remaining_s > 0 else "DEADLINE_EXCEEDED"
                 raise
             finally:
                 self._leave(size)
                 seconds = time.perf_counter() - started
-                counted.seconds.observe(seconds)
-                counted.handled(code).inc()
+                counted.done(code, seconds)
                 if window is not None and code == "OK":
                     window.add(seconds)
                 if seconds > self._rules.slow_s:
@@ -158,12 +162,17 @@ class CallGuard(ServerInterceptor):
             raise LimitExceeded(limit="message_bytes_max", value=len(answer), maximum=limit)
         return answer
 
-    def _seconds(self, context: Context) -> float:
-        """The time this call has: its own, cut to the limit, or the default. No request is without a deadline."""
-        remaining = context.time_remaining()
-        return self._rules.deadline_default_s if remaining is None else min(remaining, self._rules.deadline_max_s)
+    def _limit_s(self, context: Context) -> float | None:
+        """The time we must keep ourselves: the default for a call without a deadline, the largest for one beyond it.
 
-    def _told(self, error: Exception, allowed_s: float, method: str, request_id: str) -> SfmError:
+        None: gRPC cancels the call at its own deadline. No call is without one.
+        """
+        remaining = remaining_of(context)
+        if remaining is None:
+            return self._rules.deadline_default_s
+        return self._rules.deadline_max_s if remaining > self._rules.deadline_max_s else None
+
+    def _told(self, error: Exception, context: Context, method: str, request_id: str) -> SfmError:
         """The error the caller is told. A defect is told by its request id only; its cause is logged."""
         if isinstance(error, SfmError):
             if isinstance(error, StoreUnavailable):
@@ -172,7 +181,8 @@ class CallGuard(ServerInterceptor):
                 _log.info("%s %s: %s", method, request_id, error)
             return error
         if isinstance(error, TimeoutError):
-            return DeadlineExceeded(deadline_ms=round(allowed_s * 1000))
+            ours = self._rules.deadline_default_s if remaining_of(context) is None else self._rules.deadline_max_s
+            return DeadlineExceeded(deadline_ms=round(ours * 1000))
         _log.exception("%s %s failed", method, request_id)
         return InternalError(request_id=request_id)
 
@@ -183,9 +193,7 @@ async def _abort(context: Context, error: SfmError, request_id: str) -> NoReturn
     raise AssertionError("abort returns never")
 
 
-def _request_id(context: Context) -> str:
-    """The caller's id of this call, for logs; or one of ours."""
+def _given_request_id(context: Context) -> str:
+    """The caller's own id of this call, for logs; '' when it gave none, or one that does not belong into a log."""
     given = metadata_value(context, REQUEST_ID_KEY)
-    if given and len(given) <= _REQUEST_ID_CHARS_MAX and given.isprintable():
-        return given
-    return secrets.token_hex(8)
+    return given if len(given) <= _REQUEST_ID_CHARS_MAX and given.isprintable() else ""

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeAlias
 
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
 
-from sfm_grpc.coordinator.reads import Answer, Reads
+from sfm_grpc.coordinator.reads import Answer, Query, Reads
 from sfm_grpc.coordinator.rho import RhoCoordinator
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.rpc import convert
-from sfm_grpc.rpc.caller import Context, committer_of, scope_of
+from sfm_grpc.rpc.caller import Context, committer_of, scope_of, tenant_of
 
 # How long a finished answer may be used again before its `as_of_time` is written anew.
 _READY_US = 500_000
 _READY_KEPT = 8
+_KNOWN_MAX = 1024
+_KNOWN_BYTES_MAX = 1024
 _READY_FORMS = (matrix_pb2.MATRIX_FORM_UNSPECIFIED, matrix_pb2.MATRIX_FORM_DATA)
+
+_Asked: TypeAlias = tuple[Query, matrix_pb2.MatrixForm.ValueType]
 
 
 class RhoStoreServicer:
-    """The RPCs of RhoStore; CommitRho takes and GetRho gives raw bytes, so that numbers are not copied."""
+    """The RPCs of RhoStore. CommitRho takes and GetRho gives raw bytes, so that numbers are not copied."""
 
     def __init__(self, rho: RhoCoordinator, reads: Reads, metrics: Metrics) -> None:
         self._rho = rho
         self._reads = reads
+        self._known: dict[tuple[str, bytes], _Asked] = {}
         self._sources = {cached: metrics.read_source.labels(name) for cached, name in ((True, "cache"), (False, "canonical"))}
 
     async def CommitRho(self, raw: bytes, context: Context) -> CommitRhoResponse:  # noqa: N802
@@ -40,15 +46,28 @@ class RhoStoreServicer:
             replayed=done.replayed,
         )
 
-    async def GetRho(self, request: rho_store_pb2.GetRhoRequest, context: Context) -> bytes:  # noqa: N802
+    async def GetRho(self, raw: bytes, context: Context) -> bytes:  # noqa: N802
         """See rho_store.proto."""
-        query = convert.query(request, scope_of(context, request.namespace))
+        query, form = self._asked(raw, context)
         answer = await self._reads.get(query)
         self._sources[answer.cached].inc()
-        if query.numbers and request.form not in _READY_FORMS:
+        if query.numbers and form not in _READY_FORMS:
             # These are made of the numbers, one by one or by a digest of all: not on the event loop.
-            return await asyncio.to_thread(_ready, answer, query.keys, request.form, numbers=True)
-        return _ready(answer, query.keys, request.form, numbers=query.numbers)
+            return await asyncio.to_thread(_ready, answer, query.keys, form, numbers=True)
+        return _ready(answer, query.keys, form, numbers=query.numbers)
+
+    def _asked(self, raw: bytes, context: Context) -> _Asked:
+        """What a read asks for. Most repeat the one before: the same bytes of the same tenant are not parsed again."""
+        place = (tenant_of(context), raw)
+        asked = self._known.get(place)
+        if asked is None:
+            request = convert.parsed(rho_store_pb2.GetRhoRequest, raw)
+            asked = convert.query(request, scope_of(context, request.namespace)), request.form
+            if len(raw) <= _KNOWN_BYTES_MAX:
+                if len(self._known) >= _KNOWN_MAX:
+                    self._known.clear()
+                self._known[place] = asked
+        return asked
 
     async def ListRhoVersions(  # noqa: N802
         self, request: rho_store_pb2.ListRhoVersionsRequest, context: Context
@@ -83,9 +102,9 @@ class RhoStoreServicer:
 def _ready(answer: Answer, keys: tuple[str, ...], form: matrix_pb2.MatrixForm.ValueType, *, numbers: bool) -> bytes:
     """The answer as bytes; the same bytes again while nothing but the moment changed."""
     snapshot = answer.snapshot
-    if answer.not_modified or not answer.cached or answer.degraded:
+    if not answer.cached or answer.degraded:
         return convert.answer(answer, form, numbers=numbers)
-    shape = (keys, form, numbers, answer.newest)
+    shape = (keys, form, numbers, answer.newest, answer.not_modified)
     made = snapshot.ready.get(shape)
     if isinstance(made, tuple) and snapshot.as_of_us - made[0] < _READY_US:
         ready: bytes = made[1]

@@ -27,8 +27,8 @@ DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
 }
 SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
 
-# What passes as bytes, around protobuf: its numbers are large.
-RAW_REQUESTS = frozenset({"CommitRho"})
+# Whose servicers take bytes: CommitRho for its numbers, GetRho because the same bytes ask the same.
+RAW_REQUESTS = frozenset({"CommitRho", "GetRho"})
 
 
 def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServicer, guard: CallGuard) -> Server:
