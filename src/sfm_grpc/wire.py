@@ -88,21 +88,26 @@ class _Splitter:
         self._fields = 0
 
     def message(self, at: int, end: int, spec: Spec, out: bytearray) -> None:
-        raw, plain = self._raw, at
+        raw, plain, fields = self._raw, at, self._fields
         while at < end:
             start = at
-            tag, at = (raw[at], at + 1) if raw[at] < 0x80 else read_varint(raw, at, end)
+            # Nearly every tag and length is one byte: those are read in place.
+            tag = raw[at]
+            at += 1
+            if tag > 0x7F:
+                tag, at = read_varint(raw, start, end)
             if not 8 <= tag < 2**32:
                 # A parser that cuts tags to 32 bits would find a placeholder here that is not ours.
                 raise WireError(f"tag {tag}")
-            self._fields += 1
-            if self._fields > FIELDS_MAX:
-                raise WireError(f"more than {FIELDS_MAX} fields")
+            fields += 1
             if tag & 7 == _BYTES:
-                size, at = read_varint(raw, at, end)
+                if at < end and raw[at] < 0x80:
+                    size, body = raw[at], at + 1
+                else:
+                    size, body = read_varint(raw, at, end)
+                at = body
                 if size > end - at:
                     raise WireError(f"field {tag >> 3} promises {size} bytes, {end - at} are left")
-                body = at
                 at += size
             else:
                 body = at
@@ -110,8 +115,13 @@ class _Splitter:
             inside = spec.get(tag >> 3)
             if inside is not None and self._descends(tag, inside):
                 out += self._view[plain:start]
+                self._fields = fields
                 self._field(tag, body, at, inside, out)
+                fields = self._fields
                 plain = at
+            if fields > FIELDS_MAX:
+                raise WireError(f"more than {FIELDS_MAX} fields")
+        self._fields = fields
         out += self._view[plain:end]
 
     def _descends(self, tag: int, inside: Spec | Leaf) -> bool:
