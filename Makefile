@@ -13,7 +13,7 @@ export UV_NO_PROGRESS = 1
 PROTO_TOOLS := grpcio-tools==1.76.0 protobuf==6.32.1 mypy-protobuf==5.1.0
 PROTOS := $(wildcard proto/sfm/v1/*.proto)
 
-.PHONY: help run test demo proto lint verify fix bench clean lock verify-proto verify-types verify-floors verify-lint baseline
+.PHONY: help run test demo proto lint verify fix docs bench clean lock verify-proto verify-types verify-floors verify-lint baseline
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,11 @@ verify-proto: $(READY)
 	@$(MAKE) -s proto OUT=$(VENV)/generated
 	@diff -r -x __pycache__ generated $(VENV)/generated || { echo "generated/ is not what proto/ says: make proto"; exit 1; }
 
-fix: $(READY) ## Format, and mend what can be mended
+fix: $(READY) docs ## Format, mend what can be mended, write what is generated from the code
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q . ; $(BIN)/buf format -w
+
+docs: $(READY) ## Write docs/CONFIGURATION.md from the settings
+	@$(BIN)/python scripts/configuration_doc.py
 
 OUT ?= generated
 proto: $(READY) ## Write generated/ from proto/

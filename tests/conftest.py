@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sfm_grpc.settings import Settings
 from tests.support.engines import ENGINES, Engine
+from tests.support.processes import ServerProcess
 from tests.support.servers import Server, serving, settings_for
 
 
@@ -56,3 +57,20 @@ async def serve() -> AsyncIterator[Serve]:
 async def server(settings: Settings, serve: Serve) -> Server:
     """A running server."""
     return await serve(settings)
+
+
+Spawn = Callable[[], ServerProcess]
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Makes server processes that end with the test."""
+    made: list[ServerProcess] = []
+
+    def make() -> ServerProcess:
+        made.append(ServerProcess(tmp_path / f"server-{len(made)}.log"))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()

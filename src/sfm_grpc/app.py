@@ -54,7 +54,7 @@ class App:
         self._windows = {"read": LatencyWindow(s.latency_window_s), "commit": LatencyWindow(s.latency_window_s)}
         # Admission is CPU: more threads than cores would only take turns.
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="admission")
-        self.store: Store = SqliteStore(s.data_dir / "sfm.db", keys_per_namespace_max=s.keys_per_namespace_max)
+        self.store: Store = SqliteStore(s.data_dir.absolute() / "sfm.db", keys_per_namespace_max=s.keys_per_namespace_max)
         cache = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
         self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
         self.reads = Reads(self.store, cache, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt)

@@ -234,9 +234,10 @@ class RhoNotPsd(SfmError):
     field: str = ""
 
     def sentence(self) -> str:
+        below = "1 eigenvalue is" if self.negative_count == 1 else f"{self.negative_count} eigenvalues are"
         return (
             f"matrix {self.key!r} ({self.dimension}×{self.dimension} {self.dtype}) is not positive semi-definite: λ_min = "
-            f"{self.min_eigenvalue:.6g} < −{self.epsilon:.3g} ({self.negative_count} eigenvalues below the bound); project it onto the "
+            f"{self.min_eigenvalue:.6g} < −{self.epsilon:.3g} ({below} below the bound); project it onto the "
             "density matrices (sfm_grpc.client.normalized) or find what made it negative"
         )
 

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     http_listen: str = Field(
         "127.0.0.1:9595", description="HTTP address for /healthz, /livez, /readyz, /metrics and the status page; empty: none."
     )
-    insecure: bool = Field(False, description="Allow a listen address beyond loopback without TLS.")
+    insecure: bool = Field(False, description="Allow plain text beyond loopback: gRPC without TLS, and the HTTP port.")
     tls_cert_file: Path | None = Field(None, description="PEM certificate chain of the gRPC port; with `SFM_TLS_KEY_FILE`.")
     tls_key_file: Path | None = Field(None, description="PEM private key of the gRPC port.")
     tls_client_ca_file: Path | None = Field(
@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     node_id: str = Field("", description="This process's name in events and logs; empty: host name and process id.")
 
     # ---- store
-    data_dir: Path = Field(Path("var"), description="Directory of the embedded store (`sfm.db`); created when missing.")
+    data_dir: Path = Field(
+        Path("var"),
+        description="Directory of the embedded store (`sfm.db`); created when missing. Servers on one machine may share it.",
+    )
     rho_history_versions: int = Field(
         100, ge=1, description="Versions kept for each namespace; the head and LAST_VALID always stay."
     )
@@ -141,8 +144,11 @@ class Settings(BaseSettings):
                 f"SFM_LISTEN is {self.listen}, beyond loopback, without TLS: set SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE, or say "
                 "--insecure (SFM_INSECURE=1) where the network is trusted"
             )
-        if self.http_listen:
-            split_address(self.http_listen)
+        if self.http_listen and not (is_loopback(split_address(self.http_listen)[0]) or self.insecure):
+            raise ValueError(
+                f"SFM_HTTP_LISTEN is {self.http_listen}, beyond loopback, and plain HTTP that names namespaces: say --insecure "
+                "(SFM_INSECURE=1) where the network is trusted"
+            )
         return self
 
     @property

@@ -31,11 +31,20 @@ class Engine(Protocol):
     def corrupt(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
         """Flips a bit of the stored numbers of one key of one version."""
 
+    def garble(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
+        """Makes the stored certificate of one key of one version unreadable."""
+
+    def lose(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
+        """Loses the stored numbers, and their certificate, of one key of one version."""
+
     def busy(self, settings: Settings) -> AbstractContextManager[None]:
         """While it lasts, every commit waits."""
 
     def versions(self, settings: Settings, scope: Scope) -> list[int]:
         """The stored versions of a namespace, without asking a server."""
+
+    def damage(self, settings: Settings) -> list[str]:
+        """What is wrong with the stored bytes, all of them: structure, and each matrix's digest."""
 
     def unplugged(self, settings: Settings) -> AbstractContextManager[None]:
         """While it lasts, the store cannot be read nor written."""
@@ -62,17 +71,19 @@ class Sqlite:
         return int(count)
 
     def corrupt(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
-        with _connected(settings) as c:
-            c.execute("BEGIN IMMEDIATE")
-            (body_id, numbers) = c.execute(
-                "SELECT b.body_id, b.numbers FROM rho_body b JOIN rho_entry e USING (body_id) "
-                "JOIN namespace n USING (namespace_id) WHERE n.tenant = ? AND n.name = ? AND e.version = ? AND e.key = ?",
-                (scope.tenant, scope.namespace, version, key),
-            ).fetchone()
+        with _body(settings, scope, version, key) as (c, body_id):
+            (numbers,) = c.execute("SELECT numbers FROM rho_body WHERE body_id = ?", (body_id,)).fetchone()
             changed = bytearray(numbers)
             changed[len(changed) // 2] ^= 1
             c.execute("UPDATE rho_body SET numbers = ? WHERE body_id = ?", (bytes(changed), body_id))
-            c.execute("COMMIT")
+
+    def garble(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
+        with _body(settings, scope, version, key) as (c, body_id):
+            c.execute("UPDATE rho_body SET certificate = substr(certificate, 1, 40) WHERE body_id = ?", (body_id,))
+
+    def lose(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
+        with _body(settings, scope, version, key) as (c, body_id):
+            c.execute("DELETE FROM rho_body WHERE body_id = ?", (body_id,))
 
     @contextlib.contextmanager
     def busy(self, settings: Settings) -> Iterator[None]:
@@ -90,6 +101,14 @@ class Sqlite:
             )
             return [version for (version,) in rows]
 
+    def damage(self, settings: Settings) -> list[str]:
+        with _connected(settings) as c:
+            found = [text for (text,) in c.execute("PRAGMA integrity_check") if text != "ok"]
+            for body_id, digest, numbers in c.execute("SELECT body_id, sha256, numbers FROM rho_body"):
+                if hashlib.sha256(numbers).digest() != digest:
+                    found.append(f"body {body_id}")
+        return found
+
     @contextlib.contextmanager
     def unplugged(self, settings: Settings) -> Iterator[None]:
         """Overwrites every page but the first, as a dying disk might; mends them afterwards."""
@@ -105,6 +124,20 @@ class Sqlite:
             finally:
                 _overwrite(path, page_bytes, whole[page_bytes:])
                 _tell_everyone(c)
+
+
+@contextlib.contextmanager
+def _body(settings: Settings, scope: Scope, version: int, key: str) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Where the numbers of one key of one version lie, and a transaction to change them in."""
+    with _connected(settings) as c:
+        c.execute("BEGIN IMMEDIATE")
+        (body_id,) = c.execute(
+            "SELECT e.body_id FROM rho_entry e JOIN namespace n USING (namespace_id) "
+            "WHERE n.tenant = ? AND n.name = ? AND e.version = ? AND e.key = ?",
+            (scope.tenant, scope.namespace, version, key),
+        ).fetchone()
+        yield c, body_id
+        c.execute("COMMIT")
 
 
 def _overwrite(path: Path, start: int, content: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 
+from tests.support import runner
 from tests.support.servers import CHANNEL_OPTIONS
 
 _WAIT_S = 60
@@ -50,8 +51,6 @@ class ServerProcess:
         return self
 
     def _start(self, told: dict[str, object], file_bytes_max: int | None) -> None:
-        from tests.support import runner  # the parent of the forks has it imported, this process need not before it forks
-
         ours, theirs = _FORKS.Pipe(duplex=False)
         with ours:
             with theirs:

@@ -67,3 +67,13 @@ async def refused(call: Awaitable[object]) -> Refusal:
     with pytest.raises(grpc.RpcError) as caught:
         await call
     return refusal_of(caught.value)
+
+
+async def outcome(call: Awaitable[Any]) -> Any:
+    """The answer, or the error that the server told, or None where no server answered: then nobody knows."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE and "grpc-status-details-bin" not in dict(error.trailing_metadata() or ()):
+            return None
+        return refusal_of(error).error

@@ -206,6 +206,7 @@ class GetHealthResponse(_message.Message):
     LATENCIES_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
+    TRACE_OK_FIELD_NUMBER: _builtins.int
     ok: _builtins.bool
     """Ready and every ρ is as it must be."""
     live: _builtins.bool
@@ -224,6 +225,8 @@ class GetHealthResponse(_message.Message):
     """Namespaces that hold a commit."""
     verifications: _builtins.int
     """Stored matrices re-read and proved again since the start."""
+    trace_ok: _builtins.bool
+    """No density matrix of any namespace is off by more than its trace tolerance."""
     @_builtins.property
     def rho(self) -> _containers.RepeatedCompositeFieldContainer[Global___RhoHealth]:
         """The worst namespaces first, at most 20; or the one that was asked for."""
@@ -256,10 +259,11 @@ class GetHealthResponse(_message.Message):
         latencies: _abc.Iterable[Global___LatencyReport] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         verifications: _builtins.int = ...,
+        trace_ok: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "degraded", b"degraded", "latencies", b"latencies", "live", b"live", "namespaces", b"namespaces", "ok", b"ok", "psd_ok", b"psd_ok", "ready", b"ready", "rho", b"rho", "sample_version", b"sample_version", "start_time", b"start_time", "trace_error", b"trace_error", "verifications", b"verifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "degraded", b"degraded", "latencies", b"latencies", "live", b"live", "namespaces", b"namespaces", "ok", b"ok", "psd_ok", b"psd_ok", "ready", b"ready", "rho", b"rho", "sample_version", b"sample_version", "start_time", b"start_time", "trace_error", b"trace_error", "trace_ok", b"trace_ok", "verifications", b"verifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,8 @@ def _facts(health: HealthReport, info: ServerInfo) -> Iterator[tuple[str, Any]]:
     for part in health.components:
         yield part.name, output.marked(part.ok, part.detail, f"NO: {part.detail}")
     yield "ρ", output.marked(health.psd_ok, *_psd(health))
-    yield "trace", f"largest |tr ρ − 1| is {output.small(health.trace_error)} (tolerance {output.small(info.trace_tolerance)})"
+    trace = f"largest |tr ρ − 1| is {output.small(health.trace_error)} (tolerance {output.small(info.trace_tolerance)})"
+    yield "trace", output.marked(health.trace_ok, trace, f"NO: {trace}")
     yield "reads", output.marked(not health.degraded, "from memory where possible", "DEGRADED: without the fast path")
     for latency in health.latencies:
         yield f"{latency.operation} p95", _latency(latency)

@@ -123,7 +123,7 @@ class Endpoint:
 
 def default_name() -> str:
     """`<program>@<host>`."""
-    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python"
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-", "-c", "-m") else "python"
     name = f"{program}@{socket.gethostname()}"
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in name)
 

@@ -299,6 +299,7 @@ def _health(response: health_pb2.GetHealthResponse) -> HealthReport:
         live=response.live,
         ready=response.ready,
         psd_ok=response.psd_ok,
+        trace_ok=response.trace_ok,
         trace_error=response.trace_error,
         degraded=response.degraded,
         sample_version=response.sample_version,

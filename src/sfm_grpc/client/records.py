@@ -313,6 +313,7 @@ class HealthReport:
     live: bool
     ready: bool
     psd_ok: bool
+    trace_ok: bool
     trace_error: float
     degraded: bool
     sample_version: int

@@ -61,6 +61,7 @@ def health_message(report: Report) -> health_pb2.GetHealthResponse:
         live=True,
         ready=report.ready,
         psd_ok=report.rho.psd_ok,
+        trace_ok=report.rho.trace_ok,
         trace_error=report.rho.trace_error,
         degraded=report.degraded,
         sample_version=report.rho.sample_version,

@@ -131,7 +131,7 @@ class CallGuard(ServerInterceptor):
                 if window is not None and code == "OK":
                     window.add(seconds)
                 if seconds > self._rules.slow_s:
-                    _log.warning("slow: %s %s %s in %.0f ms", method, request_id, code, seconds * 1000)
+                    _log.warning("slow: %s %s in %.0f ms", method, code, seconds * 1000, extra={"request_id": request_id})
 
         return grpc.unary_unary_rpc_method_handler(guarded)
 
@@ -174,16 +174,17 @@ class CallGuard(ServerInterceptor):
 
     def _told(self, error: Exception, context: Context, method: str, request_id: str) -> SfmError:
         """The error the caller is told. A defect is told by its request id only; its cause is logged."""
+        call = {"request_id": request_id}
         if isinstance(error, SfmError):
             if isinstance(error, StoreUnavailable):
-                _log.error("%s %s: %s", method, request_id, error)
+                _log.error("%s: %s", method, error, extra=call)
             elif isinstance(error, VersionConflict):
-                _log.info("%s %s: %s", method, request_id, error)
+                _log.info("%s: %s", method, error, extra=call)
             return error
         if isinstance(error, TimeoutError):
             ours = self._rules.deadline_default_s if remaining_of(context) is None else self._rules.deadline_max_s
             return DeadlineExceeded(deadline_ms=round(ours * 1000))
-        _log.exception("%s %s failed", method, request_id)
+        _log.exception("%s failed", method, extra=call)
         return InternalError(request_id=request_id)
 
 

@@ -22,8 +22,9 @@ SELECT kind FROM rho_key WHERE namespace_id = :namespace_id AND key = :key;
 INSERT OR IGNORE INTO rho_key (namespace_id, key, kind) VALUES (:namespace_id, :key, :kind);
 
 -- name: list_entries
-SELECT e.key, e.body_id, b.put_version, b.certificate
-FROM rho_entry e JOIN rho_body b ON b.body_id = e.body_id
+-- LEFT: a key whose numbers were lost is carried along as lost, it does not vanish.
+SELECT e.key, e.body_id, COALESCE(b.put_version, 0), COALESCE(b.certificate, '')
+FROM rho_entry e LEFT JOIN rho_body b ON b.body_id = e.body_id
 WHERE e.namespace_id = :namespace_id AND e.version = :version;
 
 -- name: insert_body

@@ -108,7 +108,8 @@ def _version(connection: sqlite3.Connection, namespace_id: int, row: _Row) -> tu
 
 def _numbers(connection: sqlite3.Connection, scope: Scope, version: Version, entry: Entry, body_id: int) -> Buffer:
     """The numbers, checked at this door too: what was certified is what is served, or nothing."""
-    (numbers,) = connection.execute(SQL["find_numbers"], {"body_id": body_id}).fetchone()
+    row = connection.execute(SQL["find_numbers"], {"body_id": body_id}).fetchone()
+    numbers: Buffer = row[0] if row else b""
     found = hashlib.sha256(numbers).digest()
     if found != entry.certificate.digest:
         raise RhoCorrupt(

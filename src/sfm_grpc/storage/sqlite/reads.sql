@@ -12,8 +12,9 @@ SELECT version, commit_time_us, committer, metadata, valid, restored_version, ch
 FROM rho_version WHERE namespace_id = :namespace_id AND version = :version;
 
 -- name: list_entries
-SELECT e.key, b.certificate, b.put_version, b.body_id
-FROM rho_entry e JOIN rho_body b ON b.body_id = e.body_id
+-- LEFT: a key whose numbers were lost is told of, it does not vanish.
+SELECT e.key, COALESCE(b.certificate, ''), COALESCE(b.put_version, 0), e.body_id
+FROM rho_entry e LEFT JOIN rho_body b ON b.body_id = e.body_id
 WHERE e.namespace_id = :namespace_id AND e.version = :version ORDER BY e.key;
 
 -- name: find_numbers
