@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
@@ -15,9 +15,11 @@ from sfm_grpc.metrics import Metrics
 from sfm_grpc.rpc import convert
 from sfm_grpc.rpc.caller import Context, committer_of, scope_of, tenant_of
 
-# How long a finished answer may be used again before its `as_of_time` is written anew.
-_READY_US = 500_000
+# How long a finished answer may be used again before its `as_of_time` is written anew: that may be a second old.
+_READY_US = 900_000
 _READY_KEPT = 8
+# Joining more than this, or another form than the stored numbers, takes too long for the event loop.
+_LARGE_BYTES = 4 << 20
 _KNOWN_MAX = 1024
 _KNOWN_BYTES_MAX = 1024
 _READY_FORMS = (matrix_pb2.MATRIX_FORM_UNSPECIFIED, matrix_pb2.MATRIX_FORM_DATA)
@@ -51,10 +53,7 @@ class RhoStoreServicer:
         query, form = self._asked(raw, context)
         answer = await self._reads.get(query)
         self._sources[answer.cached].inc()
-        if query.numbers and form not in _READY_FORMS:
-            # These are made of the numbers, one by one or by a digest of all: not on the event loop.
-            return await asyncio.to_thread(_ready, answer, query.keys, form, numbers=True)
-        return _ready(answer, query.keys, form, numbers=query.numbers)
+        return await _finished(answer, query, form)
 
     def _asked(self, raw: bytes, context: Context) -> _Asked:
         """What a read asks for. Most repeat the one before: the same bytes of the same tenant are not parsed again."""
@@ -99,18 +98,31 @@ class RhoStoreServicer:
         )
 
 
-def _ready(answer: Answer, keys: tuple[str, ...], form: matrix_pb2.MatrixForm.ValueType, *, numbers: bool) -> bytes:
+class _Selected(NamedTuple):
+    """What a finished answer depends on besides the snapshot it was made of."""
+
+    keys: tuple[str, ...]
+    form: matrix_pb2.MatrixForm.ValueType
+    numbers: bool
+    newest: bool
+    not_modified: bool
+
+
+async def _finished(answer: Answer, query: Query, form: matrix_pb2.MatrixForm.ValueType) -> bytes:
     """The answer as bytes; the same bytes again while nothing but the moment changed."""
     snapshot = answer.snapshot
-    if not answer.cached or answer.degraded:
-        return convert.answer(answer, form, numbers=numbers)
-    shape = (keys, form, numbers, answer.newest, answer.not_modified)
-    made = snapshot.ready.get(shape)
-    if isinstance(made, tuple) and snapshot.as_of_us - made[0] < _READY_US:
+    selected = _Selected(query.keys, form, query.numbers, answer.newest, answer.not_modified)
+    made = snapshot.ready.get(selected)
+    if answer.cached and not answer.degraded and isinstance(made, tuple) and snapshot.as_of_us - made[0] < _READY_US:
         ready: bytes = made[1]
         return ready
-    ready = convert.answer(answer, form, numbers=numbers)
-    if len(snapshot.ready) >= _READY_KEPT:
-        snapshot.ready.clear()
-    snapshot.ready[shape] = (snapshot.as_of_us, ready)
+    as_of_us = snapshot.as_of_us
+    if query.numbers and not answer.not_modified and (form not in _READY_FORMS or snapshot.size_bytes > _LARGE_BYTES):
+        ready = await asyncio.to_thread(convert.answer, answer, form, numbers=True)
+    else:
+        ready = convert.answer(answer, form, numbers=query.numbers)
+    if answer.cached and not answer.degraded:
+        if len(snapshot.ready) >= _READY_KEPT:
+            snapshot.ready.clear()
+        snapshot.ready[selected] = (as_of_us, ready)
     return ready

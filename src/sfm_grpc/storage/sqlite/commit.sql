@@ -30,6 +30,9 @@ WHERE e.namespace_id = :namespace_id AND e.version = :version;
 -- name: insert_body
 INSERT INTO rho_body (put_version, certificate, sha256, numbers) VALUES (:version, :certificate, :sha256, :numbers);
 
+-- name: insert_empty_body
+INSERT INTO rho_body (put_version, certificate, sha256, numbers) VALUES (:version, :certificate, :sha256, ZEROBLOB(:size));
+
 -- name: insert_entry
 INSERT INTO rho_entry (namespace_id, version, key, body_id) VALUES (:namespace_id, :version, :key, :body_id);
 

@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 # Large pages for large bodies: 16 KiB measured 1.5 to 2 times faster than 4, 8, 32 or 64 KiB for 1 and 8 MiB of numbers.
 _PAGE_BYTES = 16_384
 _BUSY_TIMEOUT_S = 5.0
+# Holds the largest usual body, which is written in two steps, until it is committed.
+_CACHE_KIB = 32 * 1024
 
 _PROBLEMS = {
     "SQLITE_FULL": "the disk is full; free some space (nothing was changed)",
@@ -34,6 +36,7 @@ def connect(path: Path, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.C
         path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the engine does it, off the commit's path
     return connection

@@ -108,8 +108,14 @@ def _version(connection: sqlite3.Connection, namespace_id: int, row: _Row) -> tu
 
 def _numbers(connection: sqlite3.Connection, scope: Scope, version: Version, entry: Entry, body_id: int) -> Buffer:
     """The numbers, checked at this door too: what was certified is what is served, or nothing."""
-    row = connection.execute(SQL["find_numbers"], {"body_id": body_id}).fetchone()
-    numbers: Buffer = row[0] if row else b""
+    try:
+        # Through a blob, which lets the GIL go; a column would hold it (6 to 12 ms for 8 MiB) and the event loop would wait.
+        with connection.blobopen("rho_body", "numbers", body_id, readonly=True) as blob:
+            numbers = blob.read()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_ERROR":
+            raise
+        numbers = b""  # no such row, or no blob in it: what is not there does not match its digest
     found = hashlib.sha256(numbers).digest()
     if found != entry.certificate.digest:
         raise RhoCorrupt(
@@ -119,4 +125,4 @@ def _numbers(connection: sqlite3.Connection, scope: Scope, version: Version, ent
             expected_digest=entry.certificate.digest.hex(),
             found_digest=found.hex(),
         )
-    return bytes(numbers)
+    return numbers
