@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -110,6 +111,14 @@ class Settings(BaseSettings):
     slow_call_ms: float = Field(250, gt=0, description="A call slower than this is logged.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged at least.")
     log_format: Literal["console", "json"] = Field("console", description="One readable line each, or one JSON object each.")
+
+    @field_validator("*")
+    @classmethod
+    def _finite(cls, value: object) -> object:
+        # uvloop cannot wait for ever.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
 
     @field_validator("decognitize")
     @classmethod

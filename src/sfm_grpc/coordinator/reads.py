@@ -114,6 +114,10 @@ class Reads:
         """The matrices of `version` if it is the newest, to compare with what follows it; None when it is not."""
         if version == 0:
             return {}
+        kept = self._cache.get(scope)
+        if kept is not None and kept.version.version == version and _at_hand(kept.version.entries, kept.numbers):
+            # Should it no longer be the newest, the commit that compares with it fails anyway.
+            return _matrices(kept, kept.version.entries)
         if self._store.peek(scope) not in (version, None):
             return None
         try:
@@ -123,7 +127,7 @@ class Reads:
             return {}
         if answer.version.version != version:
             return None
-        return {e.key: _matrix(e, answer.snapshot.numbers[e.certificate.digest]) for e in answer.entries}
+        return _matrices(answer.snapshot, answer.entries)
 
     # ---- where an answer comes from
 
@@ -220,6 +224,10 @@ def _told(names: Sequence[str]) -> tuple[str, ...]:
 
 def _at_hand(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> bool:
     return all(e.certificate.digest in numbers for e in entries)
+
+
+def _matrices(snapshot: Snapshot, entries: tuple[Entry, ...]) -> Mapping[str, Matrix]:
+    return {e.key: _matrix(e, snapshot.numbers[e.certificate.digest]) for e in entries}
 
 
 def _matrix(entry: Entry, numbers: Buffer) -> Matrix:

@@ -15,7 +15,8 @@ from sfm_grpc.coordinator import events, names, receipts
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.receipts import Receipt
-from sfm_grpc.coordinator.sent import AdmissionRules, Examined, Form, SentMatrix, examine
+from sfm_grpc.coordinator.sent import AdmissionRules, Form, SentMatrix, examine
+from sfm_grpc.density.admission import Admitted
 from sfm_grpc.errors import (
     InvalidRequest,
     KindChanged,
@@ -154,7 +155,7 @@ class RhoCoordinator:
             committer=mutation.committer,
             time_us=now_us,
             receipt=receipts.to_bytes(made),
-            event=events.rho_status(self._rules.node_id, mutation.scope, now_us, [e.admitted.certificate for e in examined if e]),
+            event=events.rho_status(self._rules.node_id, mutation.scope, now_us, [e.certificate for e in examined if e]),
             metadata=mutation.metadata,
             validate_only=mutation.validate_only,
         )
@@ -179,11 +180,11 @@ class RhoCoordinator:
 
     async def _examined(
         self, updates: Sequence[Update], previous: Mapping[str, Matrix], now_us: int
-    ) -> Sequence[Examined | None]:
+    ) -> Sequence[Admitted | None]:
         """Every matrix examined, side by side; the first refusal in the request's order is the one that is told."""
         loop = asyncio.get_running_loop()
 
-        def work(update: Update, sent: SentMatrix) -> Examined:
+        def work(update: Update, sent: SentMatrix) -> Admitted:
             rules = self._rules.admission
             field = f"{update.field}.put"
             return examine(sent, key=update.key, field=field, rules=rules, previous=previous.get(update.key), now_us=now_us)
@@ -221,13 +222,13 @@ class RhoCoordinator:
             if update.max_step is not None and not update.max_step >= 0:
                 raise InvalidRequest(field=f"{update.field}.max_step", problem=f"is {update.max_step}; it must be 0 or more")
 
-    def _check_steps(self, scope: Scope, updates: Sequence[Update], examined: Sequence[Examined | None]) -> None:
+    def _check_steps(self, scope: Scope, updates: Sequence[Update], examined: Sequence[Admitted | None]) -> None:
         for update, found in zip(updates, examined, strict=True):
             bound = update.max_step if update.max_step is not None else self._rules.max_step
             if found is not None and found.step is not None and bound is not None and found.step > bound:
                 raise StepTooLarge(namespace=scope.namespace, key=update.key, step=found.step, bound=bound)
 
-    def _measure(self, examined: Sequence[Examined | None]) -> None:
+    def _measure(self, examined: Sequence[Admitted | None]) -> None:
         for found in examined:
             if found is not None and found.step is not None:
                 self._on_step(found.step)
@@ -331,22 +332,22 @@ def _is_small(updates: Sequence[Update]) -> bool:
     return sum(len(s.body) for s in sent) <= _SMALL_BYTES and not any(s.form is Form.ENVELOPE for s in sent)
 
 
-def _change(update: Update, found: Examined | None) -> Change:
+def _change(update: Update, found: Admitted | None) -> Change:
     if found is None:
         return DeleteMatrix(update.key)
-    return PutMatrix(update.key, found.admitted.matrix, found.admitted.certificate)
+    return PutMatrix(update.key, found.matrix, found.certificate)
 
 
-def _receipt(update: Update, found: Examined | None) -> Receipt:
-    return Receipt(update.key, found.admitted.certificate if found else None, found.step if found else None)
+def _receipt(update: Update, found: Admitted | None) -> Receipt:
+    return Receipt(update.key, found.certificate if found else None, found.step if found else None)
 
 
-def _content(update: Update, found: Examined | None) -> list[object]:
+def _content(update: Update, found: Admitted | None) -> list[object]:
     """What was asked for, in the form that two requests are compared by: the numbers by digest, in whatever form they came."""
     if found is None:
         return [update.key, "delete"]
-    m = found.admitted.matrix
-    return [update.key, m.kind.name, m.layout.name, m.dtype.name, m.shape, found.admitted.sent_digest.hex(), update.max_step]
+    m = found.matrix
+    return [update.key, m.kind.name, m.layout.name, m.dtype.name, m.shape, found.sent_digest.hex(), update.max_step]
 
 
 def _identity(method: str, mutation: Mutation, content: Sequence[object]) -> RequestIdentity | None:

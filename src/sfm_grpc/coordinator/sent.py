@@ -10,7 +10,7 @@ import numpy as np
 
 from sfm_grpc.density.admission import Admitted, Bounds, admit
 from sfm_grpc.density.envelope import open_envelope
-from sfm_grpc.density.matrix import checked_matrix, from_doubles, step_norm
+from sfm_grpc.density.matrix import checked_matrix, from_doubles
 from sfm_grpc.errors import InvalidRequest, MatrixMalformed, SfmError
 from sfm_grpc.model import Buffer, Dtype, Enforcement, Kind, Layout, Matrix
 
@@ -49,23 +49,14 @@ class AdmissionRules:
     matrix_bytes_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """An admitted matrix and how far it is from the one before it."""
-
-    admitted: Admitted
-    step: float | None
-    """‖new − old‖_F; None without an earlier matrix of the same dimension."""
-
-
-def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, previous: Matrix | None, now_us: int) -> Examined:
+def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, previous: Matrix | None, now_us: int) -> Admitted:
     """Admits one matrix. CPU-bound; the large steps let the GIL go.
 
     Raises what `density.admission.admit` raises and InvalidRequest, each naming the request field.
     """
     try:
         matrix, digest = _built(sent, key=key, field=field, rules=rules)
-        admitted = admit(
+        return admit(
             matrix,
             rules.bounds,
             key=key,
@@ -73,13 +64,13 @@ def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, pr
             now_us=now_us,
             sent_digest=digest,
             claimed_digest=sent.digest,
+            previous=previous,
         )
     except SfmError as error:
         for name, value in (("key", key), ("field", field)):
             if getattr(error, name, None) == "":
                 setattr(error, name, value)
         raise
-    return Examined(admitted, step_norm(previous, admitted.matrix) if previous is not None else None)
 
 
 def _built(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules) -> tuple[Matrix, bytes | None]:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfm_grpc.density import clamp, measures, proof, scratch
-from sfm_grpc.density.matrix import FloatArray, check_digest_length, digest_mismatch, digest_of
+from sfm_grpc.density.matrix import FloatArray, check_digest_length, digest_mismatch, digest_of, step_norm
 from sfm_grpc.errors import MatrixMalformed, RhoNotFinite, RhoNotHermitian, RhoNotPsd, RhoTrace, SfmError
 from sfm_grpc.model import Buffer, Certificate, Dtype, Enforcement, Kind, Layout, Matrix, PsdMethod
 
@@ -86,6 +86,8 @@ class Admitted:
     certificate: Certificate
     sent_digest: bytes
     """SHA-256 of the numbers as they were sent; the certificate's own digest differs only after a clamp."""
+    step: float | None = None
+    """‖new − old‖_F; None without an earlier matrix to compare with."""
 
 
 def admit(
@@ -97,12 +99,13 @@ def admit(
     now_us: int,
     sent_digest: bytes | None = None,
     claimed_digest: bytes = b"",
+    previous: Matrix | None = None,
 ) -> Admitted:
     """The matrix as it may be stored, with its certificate.
 
     `sent_digest` is the SHA-256 of the numbers where the caller has computed it already; otherwise it is computed beside the
     checks, on another core. `claimed_digest` is one the sender sent along and nobody has compared yet (instead of
-    `checked_matrix(digest=…)`, which is slower because it comes before the checks).
+    `checked_matrix(digest=…)`, which is slower because it comes before the checks). `previous` is what the step is measured from.
 
     Raises MatrixMalformed (digest, factor norm), RhoNotFinite, RhoNotHermitian, and under `enforce` RhoTrace and RhoNotPsd.
     """
@@ -115,11 +118,10 @@ def admit(
         # Numbers that were damaged on the way are called damaged, not "not PSD".
         digest.check(claimed_digest, key)
         raise
+    step = step_norm(previous, certified.matrix) if previous is not None else None
     sent = digest.check(claimed_digest, key)
     stored = sent if certified.matrix is matrix else digest_of(certified.matrix.numbers)
-    return Admitted(
-        matrix=certified.matrix, certificate=_certificate(certified.matrix, certified.proof, stored, now_us), sent_digest=sent
-    )
+    return Admitted(certified.matrix, _certificate(certified.matrix, certified.proof, stored, now_us), sent, step)
 
 
 def certify(matrix: Matrix, bounds: Bounds, *, key: str, enforcement: Enforcement) -> Certified:

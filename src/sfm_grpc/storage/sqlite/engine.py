@@ -117,12 +117,18 @@ class SqliteStore:
         try:
             with translated():
                 _opened(self._checkpointer).execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self._writing.submit(self._finish_checkpoint)
                 log = self._path.with_name(self._path.name + "-wal")
                 if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
                     self._writing.submit(self._truncate_log)
         except StoreUnavailable as error:
             # Nothing is lost: the log stays as it is, and the next checkpoint tries again.
             _log.warning("checkpoint failed: %s", error)
+
+    def _finish_checkpoint(self) -> None:
+        """Copies the little that was committed meanwhile, on the writer's thread: only a log wholly copied begins again."""
+        with contextlib.suppress(StoreUnavailable), translated():
+            _opened(self._writer).execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _truncate_log(self) -> None:
         with contextlib.suppress(StoreUnavailable), translated():
