@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from sfm_grpc import memory
 from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.examiner import Examiner
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
 from sfm_grpc.coordinator.reads import Reads
@@ -60,13 +62,14 @@ class App:
         self.reads = Reads(self.store, cache, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt)
         self.truth = Truth(self.store, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
-        self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics)
+        self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics, self.rho_health.is_whole)
         self.commits = CommitPath(self.store)
         for listener in (self.reads.committed, self.rho_health.committed, self._housekeeping.committed, self._count):
             self.commits.on_committed(listener)
-        self.rho = RhoCoordinator(
-            self.store, self.commits, self.reads, self._threads, _rho_rules(s), on_step=self.metrics.step.observe
-        )
+        self._slow_threads = ThreadPoolExecutor(1, thread_name_prefix="slow-admission")
+        rules = _rho_rules(s)
+        examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
+        self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
         self._guard = CallGuard(_call_rules(s), self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
         self._background: list[asyncio.Task[None]] = []
@@ -93,6 +96,7 @@ class App:
         memory.keep_large_blocks()
         self._stack.enter_context(threadpool_limits(1, user_api="blas"))
         self._stack.callback(self._threads.shutdown)
+        self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
         await self.store.open()
         await self.rho_health.load()
@@ -111,7 +115,13 @@ class App:
     async def _open_grpc(self) -> None:
         facts = ServerFacts(self.settings, self.store.name, rpc_server.SERVICES)
         servicers = {
-            "RhoStore": RhoStoreServicer(self.rho, self.reads, self.metrics),
+            "RhoStore": RhoStoreServicer(
+                self.rho,
+                self.reads,
+                self.metrics,
+                deadline=self._guard.deadline,
+                fields_bytes_max=self.settings.fields_bytes_max,
+            ),
             "Health": HealthServicer(self.truth.report, facts),
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
@@ -133,8 +143,9 @@ class App:
         await self._refresh_ready()
         await asyncio.sleep(self.settings.drain_notice_s)
         # In this order: a server that is stopping tells callers who come now CANCELLED, which nobody retries.
+        end = time.monotonic() + self.settings.drain_s
         await self._guard.drain(self.settings.drain_s)
-        await self._server.stop(self.settings.drain_s)
+        await self._server.stop(max(0.0, end - time.monotonic()))
 
     # ---- background
 

@@ -367,7 +367,7 @@ class VersionCompacted(SfmError):
 
 @dataclass(eq=False, kw_only=True)
 class RhoCorrupt(SfmError):
-    """Stored numbers fail their digest."""
+    """Stored numbers fail their digest, or what is stored with them cannot be read."""
 
     code = Code.DATA_LOSS
     reason = "RHO_CORRUPT"
@@ -376,8 +376,17 @@ class RhoCorrupt(SfmError):
     key: str
     expected_digest: str
     found_digest: str
+    damaged: str = "numbers"
+    """`numbers`, `certificate` (the numbers are what was put), or `version` (its record; `key` and digests are empty)."""
 
     def sentence(self) -> str:
+        if self.damaged == "version":
+            return f"the stored record of {self.namespace!r} version {self.version} cannot be read; restore LAST_VALID"
+        if self.damaged == "certificate":
+            return (
+                f"the stored certificate of {self.key!r} in {self.namespace!r} version {self.version} is damaged, its numbers are not "
+                f"(SHA-256 {self.found_digest[:16]}…); restore LAST_VALID, or commit them again"
+            )
         return (
             f"the stored numbers of {self.key!r} in {self.namespace!r} version {self.version} fail their digest (SHA-256 {self.found_digest[:16]}…, "
             f"certified {self.expected_digest[:16]}…); restore LAST_VALID"

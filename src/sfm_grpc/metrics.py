@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
+from collections import Counter as Counted
 from collections import deque
 from collections.abc import Iterator
 from itertools import accumulate
@@ -113,23 +114,59 @@ class _Calls(Collector):
         yield from (started, handled, seconds)
 
 
-class LatencyWindow:
-    """Latencies of the last while, for a p95 that says how it is now rather than since the start."""
+# Places of LatencyWindow: 2^(1/32) apart, so that a p95 is right within 2.2 %; the latency guard's bound, 60 ms, is an edge.
+_PLACES_PER_DOUBLING = 32
+_EDGE_LOG2 = math.log2(0.06)
+_SHORTEST_S = 1e-6
+_SLICES = 60
 
-    SAMPLES_MAX = 20_000
+
+class LatencyWindow:
+    """Latencies of the last while, for a p95 that says how it is now rather than since the start.
+
+    Every call counts, at any rate: it is counted in its place of a histogram of a slice (a sixtieth) of the window, so that
+    what is kept depends on how different latencies are, not on how many.
+    """
 
     def __init__(self, window_s: float) -> None:
         self.window_s = window_s
-        self._samples: deque[tuple[float, float]] = deque(maxlen=self.SAMPLES_MAX)
+        self._slice_s = window_s / _SLICES
+        self._until_s = -math.inf
+        self._counts: dict[int, int] = {}
+        self._slices: deque[tuple[float, dict[int, int]]] = deque()
+        """When each ended or ends, and its counts."""
 
     def add(self, seconds: float) -> None:
-        """Counts one call."""
-        self._samples.append((time.monotonic(), seconds))
+        """Counts one call. On every call's path: 0.3 µs."""
+        now = time.monotonic()
+        if now >= self._until_s:
+            self._begin(now)
+        place = math.ceil((math.log2(max(_SHORTEST_S, seconds)) - _EDGE_LOG2) * _PLACES_PER_DOUBLING)
+        self._counts[place] = self._counts.get(place, 0) + 1
+
+    def _begin(self, now: float) -> None:
+        self._until_s = now + self._slice_s
+        self._counts = {}
+        self._slices.append((self._until_s, self._counts))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        while self._slices and self._slices[0][0] <= now - self.window_s:
+            self._slices.popleft()
 
     def p95(self) -> tuple[float, int]:
-        """The 95th percentile (nearest rank) in seconds and how many calls it is of; (0, 0) without calls."""
-        before = time.monotonic() - self.window_s
-        while self._samples and self._samples[0][0] < before:
-            self._samples.popleft()
-        values = sorted(seconds for _, seconds in self._samples)
-        return (values[math.ceil(0.95 * len(values)) - 1], len(values)) if values else (0.0, 0)
+        """The 95th percentile (nearest rank) in seconds and how many calls it is of; (0, 0) without calls.
+
+        Rounded up to the edge of its place, by at most 2.2 %, and never over 60 ms what is not.
+        """
+        self._forget(time.monotonic())
+        counts: Counted[int] = Counted()
+        for _, of_slice in self._slices:
+            counts.update(of_slice)
+        total = counts.total()
+        rank = math.ceil(0.95 * total)
+        for place in sorted(counts):
+            rank -= counts[place]
+            if rank <= 0:
+                return 0.06 * 2.0 ** (place / _PLACES_PER_DOUBLING), total
+        return 0.0, 0

@@ -7,7 +7,8 @@ and C order, in the dtype they came in; they are never copied on their way throu
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
@@ -170,6 +171,8 @@ class Version:
     entries: tuple[Entry, ...]
     """By key, in the order of their UTF-8 bytes."""
     changed_keys: tuple[str, ...]
+    unreadable: str = ""
+    """What of its stored record cannot be read, '' when all can. Such a version is not valid, and no read answers it."""
 
     def entry(self, key: str) -> Entry | None:
         """The entry of `key`, if this version holds it."""
@@ -214,7 +217,7 @@ class RequestIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the rest of the world is told of a commit. The engine adds the version, which only the transaction knows."""
+    """What the rest of the world is told of a commit."""
 
     topic: str
     payload: Mapping[str, object]
@@ -235,7 +238,10 @@ class Transaction:
     """When it was admitted; the commit time is this, or the version's before it where that is later."""
     receipt: bytes
     """What the first answer says beyond version and time, kept for replays."""
-    event: Event
+    event_of: Callable[[Version], Event]
+    """What the world is told of the version that is made."""
+    deadline: float = math.inf
+    """On time.monotonic(): a transaction that has not begun by then is not begun."""
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
     validate_only: bool = False
 

@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     message_bytes_max: int = Field(64 * MIB, ge=64 * 1024, le=1024 * MIB, description="Bytes of one message, both ways.")
     inflight_bytes_max: int = Field(512 * MIB, ge=64 * 1024, description="Bytes of requests being worked on at once.")
     concurrent_rpcs_max: int = Field(256, ge=1, description="Calls being worked on at once; health checks are not counted.")
+    fields_bytes_max: int = Field(256 * 1024, ge=16 * 1024, le=16 * MIB, description="Bytes of one request besides its numbers.")
+    slow_admissions_max: int = Field(
+        4,
+        ge=1,
+        description="Large matrices waiting for their eigenvalues (clamped or refused), or for a large factor's step.",
+    )
     dimension_max: int = Field(8_192, ge=1, le=65_536, description="Rows or columns of one matrix.")
     keys_per_commit_max: int = Field(64, ge=1, le=10_000, description="Changes in one commit.")
     keys_per_namespace_max: int = Field(256, ge=1, le=10_000, description="Matrices in one namespace.")
@@ -172,6 +178,8 @@ class Settings(BaseSettings):
             "message_bytes_max",
             "inflight_bytes_max",
             "concurrent_rpcs_max",
+            "fields_bytes_max",
+            "slow_admissions_max",
             "dimension_max",
             "keys_per_commit_max",
             "keys_per_namespace_max",

@@ -47,6 +47,10 @@ class WireError(ValueError):
     """The bytes are not a protobuf message."""
 
 
+class SkeletonTooLarge(ValueError):  # noqa: N818  it says so
+    """The message has too much besides its bodies."""
+
+
 def placeholder(index: int) -> bytes:
     """What stands in a skeleton's bytes field for body `index`."""
     return index.to_bytes(4, "little")
@@ -67,21 +71,25 @@ def bodies_of(values: Sequence[float], bodies: Sequence[memoryview]) -> Buffer:
 # ---- split ---------------------------------------------------------------------------------------------------------
 
 
-def split(message: Buffer, spec: Spec) -> tuple[bytes, list[memoryview]]:
+def split(message: Buffer, spec: Spec, *, skeleton_bytes_max: int | None = None) -> tuple[bytes, list[memoryview]]:
     """Takes the fields of `spec` out of a serialized message.
 
-    Returns the skeleton and the bodies, views into `message`. Raises WireError when the bytes are no message.
+    Returns the skeleton and the bodies, views into `message`. Raises WireError when the bytes are no message, SkeletonTooLarge
+    when what is not a body is more than `skeleton_bytes_max`: before it is copied, and before anybody parses it.
     """
     bodies: list[memoryview] = []
     skeleton = bytearray()
-    _Splitter(message, bodies).message(0, len(message), spec, skeleton)
+    _Splitter(message, bodies, len(message) if skeleton_bytes_max is None else skeleton_bytes_max).message(
+        0, len(message), spec, skeleton
+    )
     return bytes(skeleton), bodies
 
 
 class _Splitter:
     """One pass over one message."""
 
-    def __init__(self, message: Buffer, bodies: list[memoryview]) -> None:
+    def __init__(self, message: Buffer, bodies: list[memoryview], skeleton_bytes_max: int) -> None:
+        self._room = skeleton_bytes_max
         self._raw = message  # bytes are read faster through bytes than through a view
         self._view = memoryview(message)
         self._bodies = bodies
@@ -114,7 +122,7 @@ class _Splitter:
                 at = _skip(raw, at, end, tag & 7)
             inside = spec.get(tag >> 3)
             if inside is not None and self._descends(tag, inside):
-                out += self._view[plain:start]
+                out += self._kept(plain, start)
                 self._fields = fields
                 self._field(tag, body, at, inside, out)
                 fields = self._fields
@@ -122,7 +130,13 @@ class _Splitter:
             if fields > FIELDS_MAX:
                 raise WireError(f"more than {FIELDS_MAX} fields")
         self._fields = fields
-        out += self._view[plain:end]
+        out += self._kept(plain, end)
+
+    def _kept(self, start: int, end: int) -> memoryview:
+        self._room -= end - start
+        if self._room < 0:
+            raise SkeletonTooLarge
+        return self._view[start:end]
 
     def _descends(self, tag: int, inside: Spec | Leaf) -> bool:
         return tag & 7 == _BYTES or (inside is Leaf.DOUBLES and tag & 7 == _FIXED64)

@@ -96,6 +96,17 @@ async def test_versions_go_on_after_a_restart(driver: Driver) -> None:
     assert (await put(driver, "n", 2, Put("rho", density()))).version == 3
 
 
+async def test_commit_time_stands_still_while_the_clock_is_behind(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await put(driver, "n", 0, Put("rho", density(seed=1)))
+    now = time.time_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
+        second = await put(driver, "n", 1, Put("rho", density(seed=2)))
+        restored = await driver.restore(Ask(namespace="n", expected=2), 1)
+    third = await put(driver, "n", 3, Put("rho", density(seed=3)))
+    assert first.time_us == second.time_us == restored.time_us < third.time_us
+
+
 # ---- several keys, one version -----------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sfm_grpc.errors import VersionConflict
+from sfm_grpc.errors import NotFound, VersionCompacted, VersionConflict
 from sfm_grpc.model import Kind
 from tests.support.drivers import Ask, Driver, Put, put, series
 from tests.support.matrices import density, sha256, sketch
@@ -54,6 +54,40 @@ async def test_the_same_request_sent_many_times_at_once_commits_once(driver: Dri
     assert Counter(a.replayed for a in answers) == {False: 1, True: 11}
     assert len({(a.version, a.time_us, a.receipts) for a in answers}) == 1
     assert len((await driver.versions("n")).versions) == 1
+
+
+async def test_of_different_requests_under_one_id_one_wins_and_the_others_are_told(driver: Driver) -> None:
+    ask = Ask(namespace="n", expected=0, request_id="r")
+    answers = await asyncio.gather(
+        *(driver.commit(ask, Put("rho", density(seed=place))) for place in range(8)), return_exceptions=True
+    )
+    assert Counter(type(a).__name__ for a in answers) == {"Commit": 1, "RequestIdReused": 7}
+    won = next(place for place, answer in enumerate(answers) if not isinstance(answer, Exception))
+    assert (await driver.get("n")).digests() == {"rho": sha256(density(seed=won))}
+
+
+@pytest.mark.settings(rho_history_versions=2)
+async def test_versions_that_are_read_while_they_go_are_right_or_gone(driver: Driver) -> None:
+    total, right, gone = 40, [], list[tuple[int, VersionCompacted]]()
+
+    async def reader() -> None:
+        version = 1
+        while version < total:
+            try:
+                read = await driver.get("n", version=version)
+                assert read["rho"].numbers == density(seed=version).tobytes()
+                right.append(version)
+                version += 1
+            except VersionCompacted as error:
+                gone.append((version, error))
+                version = error.oldest
+            except NotFound:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(series(driver, "n", total), reader(), reader())
+    assert right
+    assert all(version < error.oldest <= error.current for version, error in gone)
+    assert (await driver.get("n")).version == total
 
 
 async def test_namespaces_do_not_wait_for_each_others_versions(driver: Driver) -> None:

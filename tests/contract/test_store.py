@@ -118,6 +118,22 @@ async def test_ids_are_scoped_to_tenant_namespace_and_method(store: Store) -> No
     assert [m.replayed for m in (*made, other)] == [False] * 4
 
 
+async def test_what_it_remembers_can_be_asked_for(store: Store) -> None:
+    await store.commit(transaction(deleting("x"), asked=request("r")))
+    await store.commit(transaction(deleting("x"), asked=request("v"), validate_only=True))
+    with pytest.raises(VersionConflict):
+        await store.commit(transaction(deleting("x"), asked=request("c"), expected=7))
+    assert await store.remembers(N, "CommitRho", "r")
+    for scope, method, request_id in (
+        (N, "CommitRho", "v"),
+        (N, "CommitRho", "c"),
+        (N, "RestoreRho", "r"),
+        (Scope("default", "m"), "CommitRho", "r"),
+        (Scope("other", "n"), "CommitRho", "r"),
+    ):
+        assert not await store.remembers(scope, method, request_id)
+
+
 async def test_a_failed_transaction_leaves_nothing(store: Store, settings: Settings, engine: Engine) -> None:
     await store.commit(transaction(putting("g", sketch(), GENERIC)))
     before = engine.fingerprint(settings)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sfm_grpc.model import Scope
 from sfm_grpc.settings import Settings
+from sfm_grpc.storage.sqlite.connection import connect
 
 
 class Engine(Protocol):
@@ -34,8 +35,14 @@ class Engine(Protocol):
     def garble(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
         """Makes the stored certificate of one key of one version unreadable."""
 
+    def garble_version(self, settings: Settings, scope: Scope, version: int, how: str) -> None:
+        """Damages the stored record of a version: its `metadata`, its `bytes` (no longer text), or all of it (`lost`)."""
+
     def lose(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
         """Loses the stored numbers, and their certificate, of one key of one version."""
+
+    def patience(self, seconds: float) -> AbstractContextManager[None]:
+        """While it lasts, an engine that is opened in this process waits this long where the store is busy."""
 
     def busy(self, settings: Settings) -> AbstractContextManager[None]:
         """While it lasts, every commit waits."""
@@ -81,9 +88,30 @@ class Sqlite:
         with _body(settings, scope, version, key) as (c, body_id):
             c.execute("UPDATE rho_body SET certificate = substr(certificate, 1, 40) WHERE body_id = ?", (body_id,))
 
+    def garble_version(self, settings: Settings, scope: Scope, version: int, how: str) -> None:
+        harm = {
+            "metadata": "UPDATE rho_version SET metadata = '{'",
+            "bytes": "UPDATE rho_version SET changed_keys = CAST(x'5b22ff225d' AS TEXT)",
+            "lost": "DELETE FROM rho_version",
+        }[how]
+        with _connected(settings) as c:
+            c.execute(
+                f"{harm} WHERE version = ? AND namespace_id = (SELECT namespace_id FROM namespace WHERE tenant = ? AND name = ?)",
+                (version, scope.tenant, scope.namespace),
+            )
+
     def lose(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
         with _body(settings, scope, version, key) as (c, body_id):
             c.execute("DELETE FROM rho_body WHERE body_id = ?", (body_id,))
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        usual = connect.__kwdefaults__
+        connect.__kwdefaults__ = {**usual, "busy_timeout_s": seconds}
+        try:
+            yield
+        finally:
+            connect.__kwdefaults__ = usual
 
     @contextlib.contextmanager
     def busy(self, settings: Settings) -> Iterator[None]:

@@ -67,4 +67,4 @@ def envelope_update(envelope: bytes, **fields: Any) -> rho_store_pb2.MatrixUpdat
 async def seed(stub: Any, namespace: str = "n") -> Any:
     """Version 1 of a namespace: `rho` and the generic `g`."""
     first = commit_of(Put("rho", density()), Put("g", sketch(), kind=Kind.GENERIC), namespace=namespace)
-    return await stub.CommitRho(first)
+    return await stub.CommitRho(first, timeout=30)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,7 +23,14 @@ CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 
 def settings_for(**overrides: object) -> Settings:
     """A server on free ports of this machine, without an HTTP port unless one is asked for."""
-    return load({"listen": "127.0.0.1:0", "http_listen": "", **overrides})
+    elsewhere = {name: Path(str(overrides.pop(name))) for name in ["data_dir"] if name in overrides}
+    return _loaded(tuple(sorted(overrides.items()))).model_copy(update=elsewhere)
+
+
+@functools.cache
+def _loaded(overrides: tuple[tuple[str, object], ...]) -> Settings:
+    """Loading is a third of a small test's time, and most tests differ in nothing but the directory."""
+    return load({"listen": "127.0.0.1:0", "http_listen": "", **dict(overrides)})
 
 
 @dataclass

@@ -59,6 +59,6 @@ def transaction(
         committer=committer,
         time_us=time.time_ns() // 1000 if time_us is None else time_us,
         receipt=receipt,
-        event=Event("rho.status", {"namespace": scope.namespace}),
+        event_of=lambda _version: Event("rho.status", {"namespace": scope.namespace}),
         validate_only=validate_only,
     )

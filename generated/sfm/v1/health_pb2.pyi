@@ -29,7 +29,7 @@ class GetHealthRequest(_message.Message):
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """Detail of this namespace only; all are still counted. Empty: the worst ones."""
+    """Detail of the caller's namespace of this name only; all are still counted. Empty: the worst ones, of every tenant."""
     def __init__(
         self,
         *,
@@ -167,7 +167,7 @@ class ComponentHealth(_message.Message):
     OK_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`store`, …"""
+    """The store's name; `verification`, whether re-reading the stored numbers goes on."""
     ok: _builtins.bool
     """It answers."""
     detail: _builtins.str
@@ -208,7 +208,7 @@ class GetHealthResponse(_message.Message):
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
     TRACE_OK_FIELD_NUMBER: _builtins.int
     ok: _builtins.bool
-    """Ready and every ρ is as it must be."""
+    """Ready, every ρ is as it must be, and every component is ok."""
     live: _builtins.bool
     """The process answers."""
     ready: _builtins.bool
@@ -229,7 +229,7 @@ class GetHealthResponse(_message.Message):
     """No density matrix of any namespace is off by more than its trace tolerance."""
     @_builtins.property
     def rho(self) -> _containers.RepeatedCompositeFieldContainer[Global___RhoHealth]:
-        """The worst namespaces first, at most 20; or the one that was asked for."""
+        """The worst namespaces first, at most 20; or the one that was asked for, none when the caller has none of that name."""
 
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentHealth]:

@@ -79,7 +79,7 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_UNSPECIFIED: _Source.ValueType  # 0
     """Never answered."""
     SOURCE_CACHE: _Source.ValueType  # 1
-    """Memory, checked to be the newest version."""
+    """Memory, checked to be the newest version; or, where `max_staleness` allows it and the store is down, known to have been that."""
     SOURCE_CANONICAL: _Source.ValueType  # 2
     """The canonical store."""
 
@@ -89,7 +89,7 @@ class Source(_Source, metaclass=_SourceEnumTypeWrapper):
 SOURCE_UNSPECIFIED: Source.ValueType  # 0
 """Never answered."""
 SOURCE_CACHE: Source.ValueType  # 1
-"""Memory, checked to be the newest version."""
+"""Memory, checked to be the newest version; or, where `max_staleness` allows it and the store is down, known to have been that."""
 SOURCE_CANONICAL: Source.ValueType  # 2
 """The canonical store."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
@@ -461,7 +461,9 @@ class GetRhoResponse(_message.Message):
 
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
-        """For the newest version: a time, within this call's last second, at which it was known to be the newest."""
+        """For the newest version: a time at which it was known to be the newest; at most a second before the answer, or as long ago as
+        `max_staleness` allows.
+        """
 
     @_builtins.property
     def matrices(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedMatrix]:

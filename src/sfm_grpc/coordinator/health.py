@@ -6,15 +6,15 @@ A question costs nothing in the size of ρ: what is told was found before it was
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
+from sfm_grpc.coordinator.worst import WorstFirst
 from sfm_grpc.density.admission import verify
-from sfm_grpc.errors import NotFound, RhoCorrupt, StoreUnavailable, VersionCompacted
+from sfm_grpc.errors import NotFound, RhoCorrupt, SfmError, StoreUnavailable, VersionCompacted
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.model import Certificate, Entry, Kind, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Store
@@ -23,7 +23,6 @@ _log = logging.getLogger(__name__)
 
 WORST_SHOWN = 20
 _HEADS_AT_ONCE = 500
-_MANY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,8 @@ class RhoState:
     """When its stored numbers were last read and proved again; 0: not yet."""
     problems: dict[bytes, str] = field(default_factory=dict)
     """By digest: what is wrong with the stored numbers."""
+    unseen: frozenset[bytes] = frozenset()
+    """The digests whose numbers this process has neither committed nor read."""
 
     @property
     def certificates(self) -> list[Certificate]:
@@ -44,8 +45,8 @@ class RhoState:
 
     @property
     def corrupt(self) -> bool:
-        """Stored numbers of the head fail their digest or their proof."""
-        return any(e.certificate.digest in self.problems for e in self.version.entries)
+        """Stored numbers of the head fail their digest or their proof, or its record cannot be read."""
+        return bool(self.version.unreadable) or any(e.certificate.digest in self.problems for e in self.version.entries)
 
     @property
     def psd_ok(self) -> bool:
@@ -80,6 +81,8 @@ class RhoState:
             for e in self.version.entries
             if e.certificate.digest in self.problems
         ]
+        if self.version.unreadable:
+            words.insert(0, f"the stored record of version {self.version.version} cannot be read ({self.version.unreadable})")
         for entry in self.version.entries:
             c = entry.certificate
             if c.kind is Kind.DENSITY and not c.psd_ok:
@@ -99,6 +102,8 @@ class RhoReport:
     trace_error: float
     sample_version: int
     """The newest version of the worst namespace; 0 while there is no ρ."""
+    wrong: int
+    """Namespaces that are not ok, for whatever reason."""
     corrupt: int
     worst: Sequence[RhoState]
 
@@ -116,12 +121,17 @@ class RhoHealth:
         self._threads = threads
         self._verified = metrics.verifications
         self._states: dict[Scope, RhoState] = {}
-        self._wrong: set[Scope] = set()
+        self._wrong: WorstFirst[Scope] = WorstFirst()
+        self._right: WorstFirst[Scope] = WorstFirst()
+        self._counted: dict[Scope, tuple[bool, bool, bool]] = {}
+        """Of each wrong namespace: whether PSD fails, the trace fails, it is corrupt."""
+        self._counts = [0, 0, 0]
+        """How many of each."""
         self._report: RhoReport | None = None
-        self._reported_s = 0.0
-        self._changed = True
         self._listeners: list[Callable[[bool], None]] = []
         self.verifications = 0
+        self.verify_problem = ""
+        """Why the last re-verification could not look at everything; '' when it did."""
         metrics.rho_psd_ok.set_function(lambda: self.report().psd_ok)
         metrics.rho_trace_error.set_function(lambda: self.report().trace_error)
         metrics.namespaces.set_function(lambda: self.report().namespaces)
@@ -134,7 +144,7 @@ class RhoHealth:
     @property
     def ok(self) -> bool:
         """No ρ violates its bounds."""
-        return not self._wrong
+        return not self._counted
 
     # ---- what is known
 
@@ -142,25 +152,30 @@ class RhoHealth:
         """One namespace."""
         return self._states.get(scope)
 
-    def states_named(self, namespace: str) -> list[RhoState]:
-        """The namespaces of this name, of any tenant."""
-        return [s for scope, s in self._states.items() if scope.namespace == namespace]
+    def is_whole(self, scope: Scope) -> bool:
+        """All that the namespace's head holds was committed or read again by this process, and is what was committed.
+
+        That ρ violates its bounds (`observe` lets it in) is another matter: such a head is whole.
+        """
+        state = self._states.get(scope)
+        return state is not None and not state.corrupt and not state.unseen
 
     def report(self) -> RhoReport:
-        """All of them. Where there are many, counted at most once a second; a ρ that turns wrong shows at once."""
-        now = time.monotonic()
-        many = len(self._states) > _MANY
-        if self._report is None or (self._changed and (not many or now - self._reported_s > 1.0)):
-            self._changed, self._reported_s = False, now
-            states = self._states.values()
-            worst = heapq.nsmallest(WORST_SHOWN, states, key=lambda s: (s.ok, -s.trace_error, s.min_eigenvalue_bound))
+        """All of them, from what is counted as they change: it costs the same however many there are."""
+        if self._report is None:
+            wrong, right = self._wrong.first(WORST_SHOWN), self._right.first(WORST_SHOWN)
+            worst = [self._states[scope] for scope in (wrong + right)[:WORST_SHOWN]]
+            # Each begins with its largest trace error.
+            largest = [self._states[scope].trace_error for scope in wrong[:1] + right[:1]]
+            not_psd, off_trace, corrupt = self._counts
             self._report = RhoReport(
                 namespaces=len(self._states),
-                psd_ok=all(s.psd_ok for s in states),
-                trace_ok=all(s.trace_ok for s in states),
-                trace_error=max((s.trace_error for s in states), default=0.0),
+                psd_ok=not not_psd,
+                trace_ok=not off_trace,
+                trace_error=max(largest, default=0.0),
                 sample_version=worst[0].version.version if worst else 0,
-                corrupt=sum(s.corrupt for s in states),
+                wrong=len(self._counted),
+                corrupt=corrupt,
                 worst=worst,
             )
         return self._report
@@ -169,56 +184,87 @@ class RhoHealth:
 
     def committed(self, scope: Scope, version: Version, _transaction: Transaction) -> None:
         """A commit's certificates: its listener."""
-        self._learn(scope, version)
+        self._learn(scope, version, put_here=True)
 
     def found_corrupt(self, scope: Scope, error: RhoCorrupt) -> None:
-        """A read met numbers that fail their digest."""
+        """A read met numbers that fail their digest, or a record that cannot be read."""
         state = self._states.get(scope)
-        if state is not None:
+        if state is None:
+            return
+        if error.damaged != "version":
             self._set(replace(state, problems=state.problems | {bytes.fromhex(error.expected_digest): error.sentence()}))
+        elif error.version == state.version.version and not state.version.unreadable:
+            self._set(replace(state, version=replace(state.version, unreadable="a read met it")))
 
-    def _learn(self, scope: Scope, version: Version) -> RhoState:
+    def _learn(self, scope: Scope, version: Version, *, put_here: bool = False) -> None:
+        """Takes note of a head, unless it is known. `put_here`: this process wrote the numbers that it put."""
         old = self._states.get(scope)
         if old is not None and old.version.version >= version.version:
-            return old
-        # Numbers that a commit did not change are as wrong as they were.
-        held = {e.certificate.digest for e in version.entries}
+            if old.version.version == version.version and old.version.unreadable != version.unreadable:
+                self._set(replace(old, version=version))
+            return
+        # Numbers that a commit did not put are as wrong, or as little known, as they were.
+        held = {e.certificate.digest for e in version.entries if e.put_version != version.version}
+        put = {e.certificate.digest for e in version.entries if e.put_version == version.version}
         problems = {d: text for d, text in old.problems.items() if d in held} if old else {}
-        state = RhoState(scope, version, problems=problems)
-        self._set(state)
-        return state
+        unseen = held & old.unseen if old and put_here else held
+        self._set(RhoState(scope, version, problems=problems, unseen=frozenset(unseen if put_here else unseen | put)))
 
     def _set(self, state: RhoState) -> None:
-        was_ok = self.ok
-        self._states[state.scope] = state
-        self._changed = True
-        if (state.scope in self._wrong) is not state.ok:
-            return
-        # It turned: right or wrong.
+        was_ok, scope = self.ok, state.scope
+        turned = (scope in self._counted) is state.ok
+        self._states[scope] = state
+        self._count(state)
         self._report = None
+        if not turned:
+            return
         if state.ok:
-            self._wrong.discard(state.scope)
             _log.info("ρ of %r (tenant %r) is right again at version %d", *_named(state), state.version.version)
         else:
-            self._wrong.add(state.scope)
             _log.error("ρ of %r (tenant %r) is wrong at version %d: %s", *_named(state), state.version.version, state.problem)
         if self.ok is not was_ok:
             for listener in self._listeners:
                 listener(self.ok)
 
+    def _count(self, state: RhoState) -> None:
+        scope, rank = state.scope, (-state.trace_error, state.min_eigenvalue_bound)
+        before = self._counted.pop(scope, (False, False, False))
+        after = (not state.psd_ok, not state.trace_ok, state.corrupt)
+        self._counts = [n - was + is_ for n, was, is_ in zip(self._counts, before, after, strict=True)]
+        if any(after):
+            self._counted[scope] = after
+            self._wrong.put(scope, rank)
+            self._right.drop(scope)
+        else:
+            self._right.put(scope, rank)
+            self._wrong.drop(scope)
+
     # ---- proving again
 
-    async def verify_all(self) -> None:
-        """Reads every head's stored numbers again and proves them again. Raises StoreUnavailable."""
+    async def verify_all(self, *, pause_max_s: float = 0.0) -> str:
+        """Reads every head's stored numbers again and proves them again.
+
+        After each namespace it pauses as long as that one took, at most `pause_max_s`: half of one core is the most it uses.
+        Returns which namespaces could not be looked at, '' when all could: one that fails keeps nobody from the others.
+        Raises StoreUnavailable when it cannot be told which there are.
+        """
+        failed: list[str] = []
         after: Scope | None = None
         while True:
             heads = await self._store.heads(after=after, limit=_HEADS_AT_ONCE)
             for scope, version in heads:
-                self._learn(scope, version)
-                await self._verify(scope)
+                begun = time.monotonic()
+                try:
+                    self._learn(scope, version)
+                    await self._verify(scope)
+                except Exception as error:  # whatever is wrong with one, the others must be looked at
+                    _log.warning("ρ of %r (tenant %r) could not be verified", scope.namespace, scope.tenant, exc_info=error)
+                    failed.append(f"{scope.namespace!r} of tenant {scope.tenant!r} ({_in_words(error)})")
+                await asyncio.sleep(min(time.monotonic() - begun, pause_max_s))
             if len(heads) < _HEADS_AT_ONCE:
                 break
             after = heads[-1][0]
+        return f"{len(failed)} namespaces could not be read again, the first is {failed[0]}" if failed else ""
 
     async def load(self) -> None:
         """Learns every head from its certificates, without its numbers: the start. Raises StoreUnavailable."""
@@ -232,32 +278,46 @@ class RhoHealth:
             after = heads[-1][0]
 
     async def _verify(self, scope: Scope) -> None:
-        """One namespace's head, key by key, as it is when this begins."""
+        """One namespace's head, key by key, as it is when this begins: one matrix at a time is in memory."""
         state = self._states[scope]
+        number = state.version.version
         problems: dict[bytes, str] = {}
-        for entry in state.version.entries:
-            problem = await self._problem(scope, state.version.version, entry)
-            if problem is None:  # the version went meanwhile
-                return
-            self.verifications += 1
-            self._verified.inc()
-            if problem:
-                problems[entry.certificate.digest] = problem
-        current = self._states[scope]
-        if current.version.version == state.version.version:
-            self._set(replace(current, verify_time_us=time.time_ns() // 1000, problems=problems))
-
-    async def _problem(self, scope: Scope, version: int, entry: Entry) -> str | None:
+        seen: set[bytes] = set()
         try:
-            reading = await self._store.read(scope, number=version, keys=(entry.key,))
+            stored = (await self._store.read(scope, number=number, numbers=False)).version
+            for entry in state.version.entries:
+                problem = await self._problem(scope, number, entry, stored.entry(entry.key))
+                self.verifications += 1
+                self._verified.inc()
+                seen.add(entry.certificate.digest)
+                if problem:
+                    problems[entry.certificate.digest] = problem
+        except RhoCorrupt as error:  # the record itself
+            self.found_corrupt(scope, error)
+            return
+        except (NotFound, VersionCompacted):  # it went meanwhile
+            return
+        self._verified_now(self._states[scope], number, problems, seen)
+
+    def _verified_now(self, current: RhoState, number: int, problems: dict[bytes, str], seen: set[bytes]) -> None:
+        """Puts down what was found of version `number`; where another is the head by now, of what that one still holds."""
+        if current.version.version == number:
+            now_us = time.time_ns() // 1000
+            self._set(replace(current, verify_time_us=now_us, problems=problems, unseen=current.unseen - seen))
+            return
+        held = {e.certificate.digest for e in current.version.entries if e.put_version <= number}
+        found = current.problems | {d: text for d, text in problems.items() if d in held}
+        self._set(replace(current, problems=found, unseen=current.unseen - (seen & held)))
+
+    async def _problem(self, scope: Scope, version: int, entry: Entry, stored: Entry | None) -> str:
+        c = entry.certificate
+        # repr: an infinite error may have left a NaN, which is not equal to itself.
+        if stored is None or repr(stored.certificate) != repr(c):
+            return f"the stored certificate of {entry.key!r} changed"
+        try:
+            numbers = await self._store.body(scope, entry, number=version)
         except RhoCorrupt as error:
             return error.sentence()
-        except (NotFound, VersionCompacted):
-            return None
-        c = entry.certificate
-        numbers = reading.numbers.get(c.digest)
-        if numbers is None:
-            return f"the stored certificate of {entry.key!r} changed"
         matrix = Matrix(kind=c.kind, layout=c.layout, dtype=c.dtype, shape=c.shape, numbers=numbers)
         return await asyncio.get_running_loop().run_in_executor(self._threads, verify, matrix, c)
 
@@ -265,12 +325,18 @@ class RhoHealth:
         """Verifies again and again; never returns."""
         while True:
             try:
-                await self.verify_all()
+                self.verify_problem = await self.verify_all(pause_max_s=interval_s)
             except StoreUnavailable as error:
                 _log.warning("re-verification waits for the store: %s", error)
-            except Exception:  # whatever is wrong with what is stored, looking must go on
+                self.verify_problem = f"waits for the store: {error.problem}"
+            except Exception as error:  # whatever is wrong with what is stored, looking must go on
                 _log.exception("re-verification failed")
+                self.verify_problem = f"failed ({_in_words(error)})"
             await asyncio.sleep(interval_s)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, SfmError) else type(error).__name__
 
 
 def _named(state: RhoState) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.metrics import Metrics
@@ -24,12 +25,17 @@ class Housekeeping:
 
     ALL_EVERY_S = 3600.0
 
-    def __init__(self, store: Store, cache: SnapshotCache, retention: Retention, metrics: Metrics) -> None:
+    def __init__(
+        self, store: Store, cache: SnapshotCache, retention: Retention, metrics: Metrics, is_whole: Callable[[Scope], bool]
+    ) -> None:
+        """`is_whole` says that a namespace's head was seen to be what was committed."""
+        self._is_whole = is_whole
         self._store = store
         self._cache = cache
         self._retention = retention
         self._metrics = metrics
         self._dirty: set[Scope] = set()
+        self._held: set[Scope] = set()
 
     def committed(self, scope: Scope, version: Version, _transaction: Transaction) -> None:
         """Notes a namespace that may have a version too many: a commit's listener."""
@@ -48,8 +54,9 @@ class Housekeeping:
                 if now - swept >= _SWEEP_S:
                     swept = now
                     await self._sweep()
+                self._release()
                 while self._dirty:
-                    await self.compact(self._dirty.pop())
+                    await self._compact_if_whole(self._dirty.pop())
             except StoreUnavailable as error:
                 _log.warning("housekeeping waits for the store: %s", error)
                 await asyncio.sleep(5)
@@ -58,6 +65,19 @@ class Housekeeping:
                 await asyncio.sleep(5)
             self._metrics.cache_bytes.set(self._cache.size_bytes)
             await asyncio.sleep(_PAUSE_S)
+
+    async def _compact_if_whole(self, scope: Scope) -> None:
+        """While a head is not whole, nobody knows which older version is the one to go back to: all of them stay."""
+        if self._is_whole(scope):
+            await self.compact(scope)
+        else:
+            self._held.add(scope)
+
+    def _release(self) -> None:
+        """Marks again what was held back and is whole now."""
+        whole = {scope for scope in self._held if self._is_whole(scope)}
+        self._held -= whole
+        self._dirty |= whole
 
     async def compact(self, scope: Scope) -> int:
         """Takes away every version of `scope` that retention no longer keeps; returns how many. Raises StoreUnavailable."""

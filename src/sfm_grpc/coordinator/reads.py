@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sfm_grpc.coordinator.names import check_name
-from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, RhoCorrupt, StoreUnavailable, VersionNotReached
+from sfm_grpc.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    RhoCorrupt,
+    StoreUnavailable,
+    VersionCompacted,
+    VersionNotReached,
+)
 from sfm_grpc.model import Buffer, Entry, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Store
 from sfm_grpc.storage.in_process import Snapshot, SnapshotCache
@@ -30,7 +38,7 @@ class Query:
     version: int | None = None
     """None: the newest."""
     canonical: bool = False
-    """The store decides, and memory is not asked."""
+    """The store says which version is the newest, and what it holds; numbers may come from memory, where their digests match."""
     min_version: int = 0
     max_staleness_us: int | None = None
     known_version: int = 0
@@ -67,7 +75,7 @@ class Reads:
         self._keys_max = keys_max
         self._on_corrupt = on_corrupt
         self.degraded = False
-        """The fast path was not available to the last read of a newest version."""
+        """The store did not say at once, to the last read that asked, which version is the newest: a metric's value."""
 
     async def get(self, query: Query) -> Answer:
         """Answers a query.
@@ -78,12 +86,15 @@ class Reads:
         self._check(query)
         if query.version is not None:
             return await self._exact(query, query.version)
+        degraded = False
         if not query.canonical:
-            live = self._live(query)
+            number = self._store.peek(query.scope)
+            self.degraded = degraded = number is None
+            live = self._live(query, number)
             if live is not None:
                 return live
         try:
-            return await self._canonical(query)
+            return await self._canonical(query, degraded=degraded)
         except StoreUnavailable:
             stale = self._stale(query)
             if stale is None:
@@ -110,31 +121,29 @@ class Reads:
                 at_hand[certificate.digest] = _own(matrix.numbers)
         self._keep(scope, version, at_hand, _now_us())
 
-    async def matrices(self, scope: Scope, version: int) -> Mapping[str, Matrix] | None:
-        """The matrices of `version` if it is the newest, to compare with what follows it; None when it is not."""
-        if version == 0:
+    async def matrices(self, scope: Scope, version: int, keys: Sequence[str]) -> Mapping[str, Matrix]:
+        """Those of `keys` that `version` holds, to compare with what follows it; none where they cannot be read.
+
+        Should the version no longer be the newest, the commit that compares with it fails anyway.
+        """
+        if version == 0 or not keys:
             return {}
         kept = self._cache.get(scope)
-        if kept is not None and kept.version.version == version and _at_hand(kept.version.entries, kept.numbers):
-            # Should it no longer be the newest, the commit that compares with it fails anyway.
-            return _matrices(kept, kept.version.entries)
-        if self._store.peek(scope) not in (version, None):
-            return None
+        if kept is not None and kept.version.version == version:
+            entries = tuple(e for e in kept.version.entries if e.key in keys)
+            if _at_hand(entries, kept.numbers):
+                return _matrices(entries, kept.numbers)
         try:
-            answer = await self.get(Query(scope))
-        except (NotFound, RhoCorrupt):
-            # What cannot be read cannot be compared with: a corrupt head must not keep anyone from committing over it.
+            reading = await self._store.read(scope, number=version, keys=keys)
+        except (NotFound, VersionCompacted, RhoCorrupt):
+            # A corrupt head must not keep anyone from committing over it.
             return {}
-        if answer.version.version != version:
-            return None
-        return _matrices(answer.snapshot, answer.entries)
+        return _matrices(tuple(e for e in reading.version.entries if e.key in keys), reading.numbers)
 
     # ---- where an answer comes from
 
-    def _live(self, query: Query) -> Answer | None:
-        """From memory, if the store says that what is there is the newest; None when it must be asked for more."""
-        number = self._store.peek(query.scope)
-        self.degraded = number is None
+    def _live(self, query: Query, number: int | None) -> Answer | None:
+        """From memory, if what is there is `number`, the newest; None when the store must be asked for more."""
         snapshot = self._cache.get(query.scope)
         if snapshot is None or number != snapshot.version.version:
             return None
@@ -144,7 +153,7 @@ class Reads:
             return None
         return self._answer(query, snapshot, entries, cached=True)
 
-    async def _canonical(self, query: Query) -> Answer:
+    async def _canonical(self, query: Query, *, degraded: bool) -> Answer:
         kept = self._cache.get(query.scope)
         numbers = kept.numbers if kept else {}
         asked_us = _now_us()
@@ -154,7 +163,7 @@ class Reads:
             self._on_corrupt(query.scope, error)
             raise
         snapshot = self._keep(query.scope, reading.version, {**numbers, **reading.numbers}, asked_us)
-        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=False, degraded=self.degraded)
+        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=False, degraded=degraded)
 
     async def _exact(self, query: Query, number: int) -> Answer:
         """A version never changes: if memory holds it, there is nothing to ask."""
@@ -179,6 +188,8 @@ class Reads:
         kept = self._cache.get(query.scope)
         if kept is None or query.max_staleness_us is None or _now_us() - kept.as_of_us > query.max_staleness_us:
             return None
+        if kept.version.version < query.min_version or any(kept.version.entry(key) is None for key in query.keys):
+            return None  # the store may know better: that it cannot be asked is the truth
         entries = self._chosen(query, kept.version)
         if query.numbers and not _at_hand(entries, kept.numbers):
             return None
@@ -226,8 +237,8 @@ def _at_hand(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> boo
     return all(e.certificate.digest in numbers for e in entries)
 
 
-def _matrices(snapshot: Snapshot, entries: tuple[Entry, ...]) -> Mapping[str, Matrix]:
-    return {e.key: _matrix(e, snapshot.numbers[e.certificate.digest]) for e in entries}
+def _matrices(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> Mapping[str, Matrix]:
+    return {e.key: _matrix(e, numbers[e.certificate.digest]) for e in entries}
 
 
 def _matrix(entry: Entry, numbers: Buffer) -> Matrix:

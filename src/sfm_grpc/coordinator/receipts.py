@@ -24,13 +24,21 @@ class Receipt:
 
 def to_bytes(receipts: Sequence[Receipt]) -> bytes:
     """Receipts as they are stored."""
-    return orjson.dumps([[r.key, r.certificate and codec.certificate_to_json(r.certificate), r.step] for r in receipts])
+    return orjson.dumps([[r.key, r.certificate and codec.certificate_to_json(r.certificate), _step(r)] for r in receipts])
 
 
 def from_bytes(stored: bytes) -> tuple[Receipt, ...]:
     """The receipts again."""
     rows = orjson.loads(stored)
-    return tuple(Receipt(key, codec.certificate_from_json(text) if text else None, step) for key, text, step in rows)
+    return tuple(
+        Receipt(key, codec.certificate_from_json(text) if text else None, None if step is None else float(step))
+        for key, text, step in rows
+    )
+
+
+def _step(receipt: Receipt) -> str | None:
+    """As text: JSON has no infinity, and between two finite matrices there may be one."""
+    return None if receipt.step is None else repr(receipt.step)
 
 
 def restored_to_bytes(version: int, entries: Sequence[Entry]) -> bytes:

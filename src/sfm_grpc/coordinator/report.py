@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from sfm_grpc.coordinator.health import RhoHealth, RhoReport, RhoState
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.metrics import LatencyWindow
+from sfm_grpc.model import Scope
 from sfm_grpc.storage.contract import Store
+
+_CHECK_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Ready, and every ρ is as it must be."""
-        return self.ready and self.rho.ok
+        """Ready, every ρ is as it must be, and all that the report stands on works."""
+        return self.ready and self.rho.ok and all(c.ok for c in self.components)
 
 
 class Truth:
@@ -78,26 +82,35 @@ class Truth:
         return self._component.ok and not self.draining
 
     async def check_store(self) -> bool:
-        """Asks the store how it is; returns whether it answers."""
+        """Asks the store how it is; returns whether it answers, within `_CHECK_TIMEOUT_S`."""
         try:
-            self._component = Component(self._store.name, ok=True, detail=await self._store.check())
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                detail = await self._store.check()
+            self._component = Component(self._store.name, ok=True, detail=detail)
+        except TimeoutError:
+            self._component = Component(self._store.name, ok=False, detail=f"does not answer within {_CHECK_TIMEOUT_S:g} s")
         except StoreUnavailable as error:
             self._component = Component(self._store.name, ok=False, detail=error.problem)
         return self._component.ok
 
-    def report(self, namespace: str = "") -> Report:
-        """The report; with a namespace, that one's detail."""
+    def report(self, scope: Scope | None = None) -> Report:
+        """The report; with a namespace, that one's detail instead of the worst ones'."""
         rho = self._rho.report()
+        state = self._rho.state(scope) if scope else None
         return Report(
             ready=self.ready,
             degraded=self._reads.degraded,
             rho=rho,
-            shown=self._rho.states_named(namespace) if namespace else rho.worst,
-            components=(self._component,),
+            shown=rho.worst if scope is None else [state] if state else [],
+            components=(self._component, self._verification()),
             latencies=[self._latency(name, window) for name, window in self._windows.items()],
             start_time_us=self._start_time_us,
             verifications=self._rho.verifications,
         )
+
+    def _verification(self) -> Component:
+        problem = self._rho.verify_problem
+        return Component("verification", ok=not problem, detail=problem or "stored numbers are read and proved again")
 
     def _latency(self, operation: str, window: LatencyWindow) -> Latency:
         p95_s, count = window.p95()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from sfm_grpc.coordinator import events, names, receipts
 from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.examiner import Candidate, Examiner
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.receipts import Receipt
-from sfm_grpc.coordinator.sent import AdmissionRules, Form, SentMatrix, examine
+from sfm_grpc.coordinator.sent import AdmissionRules, SentMatrix
 from sfm_grpc.density.admission import Admitted
 from sfm_grpc.errors import (
     InvalidRequest,
@@ -32,7 +32,9 @@ from sfm_grpc.model import (
     Change,
     CommitResult,
     DeleteMatrix,
+    Enforcement,
     Entry,
+    Kind,
     Matrix,
     Metadata,
     PutMatrix,
@@ -45,7 +47,6 @@ from sfm_grpc.storage.contract import Store, VersionPage
 
 PAGE_SIZE_DEFAULT = 50
 _LAST_VALID_PAGE = 20
-_SMALL_BYTES = 40 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class Mutation:
     metadata: Metadata
     committer: str
     validate_only: bool
+    deadline: float = math.inf
+    """On time.monotonic(): work that has not begun by then is not begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class RhoCoordinator:
         store: Store,
         commits: CommitPath,
         reads: Reads,
-        threads: Executor,
+        examiner: Examiner,
         rules: RhoRules,
         *,
         on_step: Callable[[float], None],
@@ -128,7 +131,7 @@ class RhoCoordinator:
         self._store = store
         self._commits = commits
         self._reads = reads
-        self._threads = threads
+        self._examiner = examiner
         self._rules = rules
         self._on_step = on_step
 
@@ -141,10 +144,10 @@ class RhoCoordinator:
         """
         expected = self._checked(mutation)
         self._check_updates(updates)
-        await self._refuse_outdated(mutation, expected)
+        await self._refuse_outdated("CommitRho", mutation, expected)
         now_us = _now_us()
-        previous = await self._reads.matrices(mutation.scope, expected)
-        examined = await self._examined(updates, previous or {}, now_us)
+        previous = await self._reads.matrices(mutation.scope, expected, [u.key for u in updates if u.put])
+        examined = await self._examined(mutation, updates, previous, now_us)
         self._check_steps(mutation.scope, updates, examined)
         made = tuple(_receipt(u, e) for u, e in zip(updates, examined, strict=True))
         transaction = Transaction(
@@ -155,7 +158,8 @@ class RhoCoordinator:
             committer=mutation.committer,
             time_us=now_us,
             receipt=receipts.to_bytes(made),
-            event=events.rho_status(self._rules.node_id, mutation.scope, now_us, [e.certificate for e in examined if e]),
+            event_of=events.rho_status(self._rules.node_id, mutation.scope),
+            deadline=mutation.deadline,
             metadata=mutation.metadata,
             validate_only=mutation.validate_only,
         )
@@ -169,34 +173,22 @@ class RhoCoordinator:
         told = receipts.from_bytes(result.receipt) if result.replayed else made
         return Committed(result.number, result.commit_time_us, told, result.replayed)
 
-    async def _refuse_outdated(self, mutation: Mutation, expected: int) -> None:
-        """Raises VersionConflict for a commit that has already lost, before its matrices are examined, unless it is a retry."""
+    async def _refuse_outdated(self, method: str, mutation: Mutation, expected: int) -> None:
+        """Raises VersionConflict for a mutation that has already lost, before anything is examined, unless it is a retry."""
         if self._store.peek(mutation.scope) in (expected, None):
             return
-        if mutation.request_id and await self._store.remembers(mutation.scope, "CommitRho", mutation.request_id):
+        if mutation.request_id and await self._store.remembers(mutation.scope, method, mutation.request_id):
             return
         asking = replace(self._restoring(mutation, expected, None, 0, ()), changes=(), validate_only=True)
         await self._commits.commit(asking)
 
     async def _examined(
-        self, updates: Sequence[Update], previous: Mapping[str, Matrix], now_us: int
+        self, mutation: Mutation, updates: Sequence[Update], previous: Mapping[str, Matrix], now_us: int
     ) -> Sequence[Admitted | None]:
-        """Every matrix examined, side by side; the first refusal in the request's order is the one that is told."""
-        loop = asyncio.get_running_loop()
-
-        def work(update: Update, sent: SentMatrix) -> Admitted:
-            rules = self._rules.admission
-            field = f"{update.field}.put"
-            return examine(sent, key=update.key, field=field, rules=rules, previous=previous.get(update.key), now_us=now_us)
-
-        if _is_small(updates):
-            return [work(u, u.put) if u.put else None for u in updates]
-        jobs = [loop.run_in_executor(self._threads, work, u, u.put) if u.put else None for u in updates]
-        done = await asyncio.gather(*(job for job in jobs if job), return_exceptions=True)
-        refused = next((d for d in done if isinstance(d, BaseException)), None)
-        if refused is not None:
-            raise refused
-        return [job.result() if job else None for job in jobs]
+        """What became of each update's matrix; None for a deletion."""
+        candidates = [Candidate(u.key, f"{u.field}.put", u.put, previous.get(u.key)) for u in updates if u.put]
+        admitted = iter(await self._examiner.examine(candidates, now_us=now_us, deadline=mutation.deadline))
+        return [next(admitted) if u.put else None for u in updates]
 
     def _checked(self, mutation: Mutation) -> int:
         names.check_name(mutation.scope.namespace, "namespace")
@@ -230,7 +222,7 @@ class RhoCoordinator:
 
     def _measure(self, examined: Sequence[Admitted | None]) -> None:
         for found in examined:
-            if found is not None and found.step is not None:
+            if found is not None and found.step is not None and found.matrix.kind is Kind.DENSITY:
                 self._on_step(found.step)
 
     # ---- restore
@@ -243,10 +235,12 @@ class RhoCoordinator:
         expected = self._checked(mutation)
         if version is not None and version < 1:
             raise InvalidRequest(field="version", problem=f"is {version}; versions start at 1")
+        await self._refuse_outdated("RestoreRho", mutation, expected)
         asked = _identity("RestoreRho", mutation, ["last_valid" if version is None else version])
         try:
             target = await self._last_valid(mutation.scope) if version is None else version
             entries = await self._whole(mutation.scope, target)
+            self._check_restorable(target, entries)
         except SfmError:
             # The version may be gone since the first try succeeded: a retry still gets its first answer.
             first = await self._first_answer(mutation, asked, RestoreVersion(version or 1))
@@ -258,6 +252,16 @@ class RhoCoordinator:
         if result.replayed:
             target, entries = receipts.restored_from_bytes(result.receipt)
         return Restored(result.number, result.commit_time_us, target, entries, result.replayed)
+
+    def _check_restorable(self, version: int, entries: Sequence[Entry]) -> None:
+        """What was let in while `observe` was on does not come back while it is off. Raises InvalidRequest."""
+        wrong = [e.key for e in entries if not e.certificate.valid]
+        held = ", ".join(map(repr, wrong))
+        if wrong and self._rules.admission.enforcement is Enforcement.ENFORCE:
+            raise InvalidRequest(
+                field="version",
+                problem=f"version {version} holds {held}, not valid: let in while SFM_RHO_ENFORCEMENT was observe",
+            )
 
     def _restoring(
         self, mutation: Mutation, expected: int, asked: RequestIdentity | None, target: int, entries: tuple[Entry, ...]
@@ -271,7 +275,8 @@ class RhoCoordinator:
             committer=mutation.committer,
             time_us=now_us,
             receipt=receipts.restored_to_bytes(target, entries),
-            event=events.rho_status(self._rules.node_id, mutation.scope, now_us, [e.certificate for e in entries]),
+            event_of=events.rho_status(self._rules.node_id, mutation.scope),
+            deadline=mutation.deadline,
             metadata=mutation.metadata,
             validate_only=mutation.validate_only,
         )
@@ -324,12 +329,6 @@ class RhoCoordinator:
         last = page.versions[-1].version if page.versions else 0
         more = len(page.versions) == size and last > page.oldest
         return History(page, _page_token(scope, last) if more else "")
-
-
-def _is_small(updates: Sequence[Update]) -> bool:
-    """Whether examining all of them takes less time than handing them to another thread and back (0.3 ms)."""
-    sent = [u.put for u in updates if u.put]
-    return sum(len(s.body) for s in sent) <= _SMALL_BYTES and not any(s.form is Form.ENVELOPE for s in sent)
 
 
 def _change(update: Update, found: Admitted | None) -> Change:

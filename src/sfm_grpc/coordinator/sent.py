@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from sfm_grpc.density.admission import Admitted, Bounds, admit
 from sfm_grpc.density.envelope import open_envelope
+from sfm_grpc.density.envelope import promised_bytes as envelope_promises
 from sfm_grpc.density.matrix import checked_matrix, from_doubles
 from sfm_grpc.errors import InvalidRequest, MatrixMalformed, SfmError
 from sfm_grpc.model import Buffer, Dtype, Enforcement, Kind, Layout, Matrix
@@ -49,12 +51,14 @@ class AdmissionRules:
     matrix_bytes_max: int
 
 
-def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, previous: Matrix | None, now_us: int) -> Admitted:
+def examine(
+    sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, previous: Matrix | None, now_us: int, patient: bool = True
+) -> Admitted:
     """Admits one matrix. CPU-bound; the large steps let the GIL go.
 
     Raises what `density.admission.admit` raises and InvalidRequest, each naming the request field.
     """
-    try:
+    with _named(key, field):
         matrix, digest = _built(sent, key=key, field=field, rules=rules)
         return admit(
             matrix,
@@ -65,7 +69,21 @@ def examine(sent: SentMatrix, *, key: str, field: str, rules: AdmissionRules, pr
             sent_digest=digest,
             claimed_digest=sent.digest,
             previous=previous,
+            patient=patient,
         )
+
+
+def promised_bytes(sent: SentMatrix, *, key: str, field: str, dimension_max: int) -> int:
+    """Bytes that the numbers take in memory, an envelope's by its header alone. Raises MatrixMalformed."""
+    with _named(key, field):
+        return envelope_promises(sent.body, dimension_max) if sent.form is Form.ENVELOPE else len(sent.body)
+
+
+@contextmanager
+def _named(key: str, field: str) -> Iterator[None]:
+    """Errors name the key and the request field, which the pure functions below do not know."""
+    try:
+        yield
     except SfmError as error:
         for name, value in (("key", key), ("field", field)):
             if getattr(error, name, None) == "":

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfm_grpc.density import clamp, measures, proof, scratch
-from sfm_grpc.density.matrix import FloatArray, check_digest_length, digest_mismatch, digest_of, step_norm
+from sfm_grpc.density.matrix import FloatArray, check_digest_length, digest_mismatch, digest_of, step_norm, step_work
 from sfm_grpc.errors import MatrixMalformed, RhoNotFinite, RhoNotHermitian, RhoNotPsd, RhoTrace, SfmError
 from sfm_grpc.model import Buffer, Certificate, Dtype, Enforcement, Kind, Layout, Matrix, PsdMethod
 
@@ -38,7 +38,15 @@ FACTOR_NORM_SQUARED_MIN = 2.0**-969
 # A digest of fewer bytes than this is done before another thread has woken up.
 _DIGEST_INLINE_BYTES_MAX = 96 * 1024
 
+# Up to here eigenvalues take some tens of milliseconds, and a step of this much work too.
+_SHORT_DIMENSION = 192
+_SHORT_STEP_WORK = 10**9
+
 _hashers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sfm-digest")
+
+
+class TakesLong(Exception):  # noqa: N818  not an error: the same call with `patient` goes through
+    """What was asked for takes seconds of a core: eigenvalues of a large matrix, or the step between large factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,7 @@ def admit(
     sent_digest: bytes | None = None,
     claimed_digest: bytes = b"",
     previous: Matrix | None = None,
+    patient: bool = True,
 ) -> Admitted:
     """The matrix as it may be stored, with its certificate.
 
@@ -107,24 +116,27 @@ def admit(
     checks, on another core. `claimed_digest` is one the sender sent along and nobody has compared yet (instead of
     `checked_matrix(digest=…)`, which is slower because it comes before the checks). `previous` is what the step is measured from.
 
-    Raises MatrixMalformed (digest, factor norm), RhoNotFinite, RhoNotHermitian, and under `enforce` RhoTrace and RhoNotPsd.
+    Raises MatrixMalformed (digest, factor norm), RhoNotFinite, RhoNotHermitian, and under `enforce` RhoTrace and RhoNotPsd; when
+    not `patient`, TakesLong instead of computing the eigenvalues of a large matrix.
     """
     if claimed_digest:
         check_digest_length(claimed_digest, key=key)
     digest = _Digest(matrix.numbers, sent_digest)
     try:
-        certified = certify(matrix, bounds, key=key, enforcement=enforcement)
+        certified = certify(matrix, bounds, key=key, enforcement=enforcement, patient=patient)
     except SfmError:
         # Numbers that were damaged on the way are called damaged, not "not PSD".
         digest.check(claimed_digest, key)
         raise
+    if previous is not None and not patient and step_work(previous, certified.matrix) > _SHORT_STEP_WORK:
+        raise TakesLong
     step = step_norm(previous, certified.matrix) if previous is not None else None
     sent = digest.check(claimed_digest, key)
     stored = sent if certified.matrix is matrix else digest_of(certified.matrix.numbers)
     return Admitted(certified.matrix, _certificate(certified.matrix, certified.proof, stored, now_us), sent, step)
 
 
-def certify(matrix: Matrix, bounds: Bounds, *, key: str, enforcement: Enforcement) -> Certified:
+def certify(matrix: Matrix, bounds: Bounds, *, key: str, enforcement: Enforcement, patient: bool = True) -> Certified:
     """All checks of the matrix's kind, without digest and time. Raises as `admit` does."""
     with np.errstate(all="ignore"):  # overflow and NaN are what is looked for; they show in the results
         if matrix.kind is Kind.GENERIC:
@@ -138,7 +150,7 @@ def certify(matrix: Matrix, bounds: Bounds, *, key: str, enforcement: Enforcemen
             facts = _measure(matrix, numbers, work, bounds=bounds, key=key)
             if enforcement is Enforcement.ENFORCE and not facts.trace_ok:
                 raise _trace_error(matrix, facts, bounds, key)
-            return _certify_psd(matrix, work, facts, bounds=bounds, key=key, enforcement=enforcement)
+            return _certify_psd(matrix, work, facts, bounds=bounds, key=key, enforcement=enforcement, patient=patient)
 
 
 def verify(matrix: Matrix, certificate: Certificate) -> str:
@@ -217,7 +229,7 @@ def _measure(matrix: Matrix, numbers: Numbers, work: FloatArray, *, bounds: Boun
 
 
 def _certify_psd(
-    matrix: Matrix, work: FloatArray, facts: _Facts, *, bounds: Bounds, key: str, enforcement: Enforcement
+    matrix: Matrix, work: FloatArray, facts: _Facts, *, bounds: Bounds, key: str, enforcement: Enforcement, patient: bool
 ) -> Certified:
     """`work` holds the numbers, promoted."""
     n = matrix.dimension
@@ -231,6 +243,8 @@ def _certify_psd(
     enough = s + slack <= facts.epsilon  # always, unless ε or a trace far from one (`observe`) is out of proportion
     if enough and proof.proves(work, facts.trace, s):
         return Certified(matrix, _dense_proof(facts, bounds, -_up(s + slack), PsdMethod.CHOLESKY))
+    if not patient and n > _SHORT_DIMENSION:
+        raise TakesLong
     np.copyto(work, source)
     if proof.proves(work, facts.trace, facts.epsilon - slack):
         if enough and enforcement is Enforcement.ENFORCE:

@@ -148,6 +148,14 @@ def open_any(data: Buffer | str, *, bytes_max: int = BYTES_MAX, dimension_max: i
     return open_envelope(data, bytes_max=bytes_max, dimension_max=dimension_max)
 
 
+def promised_bytes(data: Buffer, dimension_max: int) -> int:
+    """Bytes of the numbers that a binary envelope promises, from its header alone. Raises MatrixMalformed."""
+    view = memoryview(data).cast("B")
+    _check_prefix(view)
+    dtype, _, shape = _read_subject(bytes(view[_PREFIX.size : _PREFIX.size + _SUBJECT.size]), dimension_max)
+    return shape[0] * shape[1] * dtype.numpy.itemsize
+
+
 def open_envelope(data: Buffer, *, bytes_max: int = BYTES_MAX, dimension_max: int = DIMENSION_UNLIMITED) -> Envelope:
     """A binary envelope, checked: structure, sizes, digest. `bytes_max` bounds the numbers as they are in memory.
 

@@ -113,7 +113,7 @@ def from_doubles(
     rows, columns = checked_shape(kind=kind, layout=Layout.DENSE, shape=shape, dimension_max=dimension_max, key=key)
     if len(values) != rows * columns:
         raise MatrixMalformed(problem=f"{len(values)} values for {rows}×{columns} = {rows * columns} numbers", key=key)
-    doubles = np.fromiter(values, dtype=np.float64, count=len(values))
+    doubles = np.asarray(values, dtype=np.float64)
     numbers = _narrowed(doubles, dtype, columns, key).data.toreadonly().cast("B")
     return checked_matrix(
         kind=kind,
@@ -160,12 +160,12 @@ def step_norm(old: Matrix, new: Matrix) -> float | None:
     """‖new − old‖_F of the matrices that are meant; None where they have no difference: another kind or another size.
 
     Dense matrices, and a factor against a dense one, are subtracted block by block: accurate to round-off, d² work (k·d² with
-    a factor), no d×d temporary, the GIL released. Two factors go through the Gram matrices SSᵀ, TTᵀ, STᵀ: k²·d work, accurate to
-    about 1e-15/step, so a step under 1e-8 is lost in round-off (equal factors give exactly 0).
+    a factor), no d×d temporary, the GIL released. Two factors of fewer rows than columns go through the Gram matrices SSᵀ, TTᵀ,
+    STᵀ: k²·d work, accurate to about 1e-15/step, so a step under 1e-8 is lost in round-off (equal factors give exactly 0).
     """
     if old.kind is not new.kind or old.dimension != new.dimension:
         return None
-    if old.layout is Layout.FACTOR and new.layout is Layout.FACTOR:
+    if old.layout is Layout.FACTOR and new.layout is Layout.FACTOR and max(old.shape[0], new.shape[0]) <= new.dimension:
         return _factor_step(old, new)
     if old.kind is Kind.GENERIC and old.shape != new.shape:
         return None
@@ -174,6 +174,13 @@ def step_norm(old: Matrix, new: Matrix) -> float | None:
         if 2.0**-900 < squares < np.inf:
             return float(np.sqrt(squares))
         return _scaled_step(old, new)
+
+
+def step_work(old: Matrix, new: Matrix) -> int:
+    """About how many multiplications `step_norm` makes."""
+    factors = [m.shape[0] for m in (old, new) if m.layout is Layout.FACTOR]
+    d, k = new.dimension, max(factors, default=1)
+    return len(factors) * k * d * min(k, d) if len(factors) == 2 else k * d * d
 
 
 def _scaled_step(old: Matrix, new: Matrix) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sfm_grpc.coordinator.health import RhoState
-from sfm_grpc.coordinator.report import Latency, Report
+from sfm_grpc.coordinator.report import Report
 from sfm_grpc.version import __version__
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -19,12 +19,11 @@ _LINKS = ("/healthz", "/readyz", "/livez", "/metrics")
 
 def render(found: Report, address: str) -> str:
     """The status page: what a person wants to see first, without a script on it."""
-    wrong = sum(not s.ok for s in found.shown)
     rows = [
         ("Serving", _mark(found.ready, "ready", "not ready")),
         (
             "ρ",
-            _mark(found.rho.ok, "every density matrix is valid", f"{wrong} namespaces are wrong"),
+            _mark(found.rho.ok, "every density matrix is valid", f"{found.rho.wrong} namespaces are wrong"),
         ),
         ("Largest trace error", f"{found.rho.trace_error:.3g}"),
         ("Namespaces", str(found.rho.namespaces)),
@@ -63,8 +62,3 @@ def _mark(ok: bool, right: str, wrong: str) -> str:
 
 def _when(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _latency(found: Latency) -> str:
-    text = f"{found.p95_s * 1000:.2f} ms over {found.count} calls"
-    return _mark(found.ok, text, text)

@@ -15,10 +15,10 @@ from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm_grpc import wire
 from sfm_grpc.coordinator.reads import Answer, Query
 from sfm_grpc.coordinator.receipts import Receipt
-from sfm_grpc.coordinator.rho import Mutation, Update
+from sfm_grpc.coordinator.rho import History, Mutation, Update
 from sfm_grpc.coordinator.sent import Form, SentMatrix
 from sfm_grpc.density.envelope import serialize_matrix
-from sfm_grpc.errors import InvalidRequest
+from sfm_grpc.errors import InvalidRequest, LimitExceeded
 from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, Scope, Version
 
 _E = TypeVar("_E", Kind, Dtype)
@@ -29,24 +29,28 @@ MutationRequest = rho_store_pb2.CommitRhoRequest | rho_store_pb2.RestoreRhoReque
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-def parsed(kind: type[_M], raw: bytes) -> _M:
-    """The message. Raises InvalidRequest when the bytes are no such message."""
+def parsed(kind: type[_M], raw: bytes, bytes_max: int) -> _M:
+    """The message. Raises LimitExceeded before it is parsed, InvalidRequest when the bytes are no such message."""
+    if len(raw) > bytes_max:
+        raise LimitExceeded(limit="fields_bytes_max", value=len(raw), maximum=bytes_max)
     try:
         return kind.FromString(raw)
     except DecodeError as error:
         raise InvalidRequest(field="message", problem=f"is not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
-def commit_request(raw: bytes) -> tuple[rho_store_pb2.CommitRhoRequest, list[memoryview]]:
-    """A CommitRhoRequest, its numbers taken out. Raises InvalidRequest when the bytes are no such message."""
+def commit_request(raw: bytes, fields_bytes_max: int) -> tuple[rho_store_pb2.CommitRhoRequest, list[memoryview]]:
+    """A CommitRhoRequest, its numbers taken out. Raises as `parsed` does."""
     try:
-        skeleton, bodies = wire.split(raw, wire.COMMIT_REQUEST)
+        skeleton, bodies = wire.split(raw, wire.COMMIT_REQUEST, skeleton_bytes_max=fields_bytes_max)
+    except wire.SkeletonTooLarge:
+        raise LimitExceeded(limit="fields_bytes_max", value=len(raw), maximum=fields_bytes_max) from None
     except wire.WireError as error:
         raise InvalidRequest(field="message", problem=f"is not a sfm.v1.CommitRhoRequest: {error}") from error
-    return parsed(rho_store_pb2.CommitRhoRequest, skeleton), bodies
+    return parsed(rho_store_pb2.CommitRhoRequest, skeleton, fields_bytes_max), bodies
 
 
-def mutation(request: MutationRequest, scope: Scope, committer: str) -> Mutation:
+def mutation(request: MutationRequest, scope: Scope, committer: str, deadline: float) -> Mutation:
     """What every mutation says."""
     return Mutation(
         scope=scope,
@@ -55,6 +59,7 @@ def mutation(request: MutationRequest, scope: Scope, committer: str) -> Mutation
         metadata=dict(request.metadata),
         committer=committer,
         validate_only=request.validate_only,
+        deadline=deadline,
     )
 
 
@@ -129,7 +134,7 @@ def query(request: rho_store_pb2.GetRhoRequest, scope: Scope) -> Query:
             raise InvalidRequest(field="freshness.max_staleness", problem="must be positive, and not with CONSISTENCY_CANONICAL")
     return Query(
         scope=scope,
-        keys=tuple(request.keys),
+        keys=tuple(sorted(request.keys)),
         version=request.version if exact else None,
         canonical=canonical,
         min_version=freshness.min_version,
@@ -207,6 +212,16 @@ def version(v: Version) -> rho_store_pb2.RhoVersion:
         restored_version=v.restored_version,
         entries=entries(v.entries),
         changed_keys=v.changed_keys,
+    )
+
+
+def history(found: History) -> rho_store_pb2.ListRhoVersionsResponse:
+    """A page of versions."""
+    return rho_store_pb2.ListRhoVersionsResponse(
+        versions=[version(v) for v in found.page.versions],
+        next_page_token=found.next_page_token,
+        newest_version=found.page.newest,
+        oldest_version=found.page.oldest,
     )
 
 

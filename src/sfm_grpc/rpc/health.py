@@ -9,8 +9,9 @@ from sfm.v1 import health_pb2
 
 from sfm_grpc.coordinator.health import RhoState
 from sfm_grpc.coordinator.report import Report
+from sfm_grpc.model import Scope
 from sfm_grpc.rpc import convert
-from sfm_grpc.rpc.caller import Context
+from sfm_grpc.rpc.caller import Context, scope_of
 from sfm_grpc.settings import Settings
 from sfm_grpc.version import __version__
 
@@ -27,15 +28,15 @@ class ServerFacts:
 class HealthServicer:
     """The RPCs of Health."""
 
-    def __init__(self, report: Callable[[str], Report], facts: ServerFacts) -> None:
+    def __init__(self, report: Callable[[Scope | None], Report], facts: ServerFacts) -> None:
         self._report = report
         self._facts = facts
 
     async def GetHealth(  # noqa: N802
-        self, request: health_pb2.GetHealthRequest, _context: Context
+        self, request: health_pb2.GetHealthRequest, context: Context
     ) -> health_pb2.GetHealthResponse:
         """See health.proto."""
-        return health_message(self._report(request.namespace))
+        return health_message(self._report(scope_of(context, request.namespace) if request.namespace else None))
 
     async def GetServerInfo(  # noqa: N802
         self, _request: health_pb2.GetServerInfoRequest, _context: Context

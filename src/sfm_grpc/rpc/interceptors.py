@@ -37,6 +37,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Details: TypeAlias = grpc.HandlerCallDetails
 _REQUEST_ID_CHARS_MAX = 128
 
+# A call that brings this much is counted until its work ends, also where its caller has given up meanwhile.
+_HELD_BYTES = 64 * 1024
+
 # What a message may have besides its numbers and still be within the limit on numbers.
 HEADROOM_BYTES = 64 * 1024
 
@@ -102,18 +105,21 @@ class CallGuard(ServerInterceptor):
             counted.start()
             request_id = _given_request_id(context)
             size = len(request)
-            code = "OK"
+            code, held = "OK", False
             self._enter(size)
             try:
                 if request_id:
                     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
                 if not exempt:
                     self._check_room(size)
+                work = inner(request, context)
+                if size >= _HELD_BYTES:
+                    held, work = True, self._to_its_end(work, size)
                 limit_s = self._limit_s(context)
                 if limit_s is None:
-                    return self._sendable(await inner(request, context))
+                    return self._sendable(await work)
                 async with asyncio.timeout(limit_s):
-                    return self._sendable(await inner(request, context))
+                    return self._sendable(await work)
             except Exception as error:
                 request_id = request_id or secrets.token_hex(8)
                 told = self._told(error, context, method, request_id)
@@ -125,7 +131,8 @@ class CallGuard(ServerInterceptor):
                 code = "CANCELLED" if remaining_s is None or remaining_s > 0 else "DEADLINE_EXCEEDED"
                 raise
             finally:
-                self._leave(size)
+                if not held:
+                    self._leave(size)
                 seconds = time.perf_counter() - started
                 counted.done(code, seconds)
                 if window is not None and code == "OK":
@@ -134,6 +141,18 @@ class CallGuard(ServerInterceptor):
                     _log.warning("slow: %s %s in %.0f ms", method, code, seconds * 1000, extra={"request_id": request_id})
 
         return grpc.unary_unary_rpc_method_handler(guarded)
+
+    async def _to_its_end(self, work: Awaitable[bytes], size: int) -> bytes:
+        """Answers as `work` does. What threads have begun goes on without its caller, so its bytes stay counted until then."""
+        task = asyncio.ensure_future(work)
+
+        def ended(_: object) -> None:
+            self._leave(size)
+            if not task.cancelled():
+                task.exception()  # its caller may be gone, and is the only one who would care
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
 
     def _enter(self, size: int) -> None:
         self._idle.clear()
@@ -161,6 +180,12 @@ class CallGuard(ServerInterceptor):
         if len(answer) > limit + HEADROOM_BYTES:
             raise LimitExceeded(limit="message_bytes_max", value=len(answer), maximum=limit)
         return answer
+
+    def deadline(self, context: Context) -> float:
+        """When the call must be done, on time.monotonic(): its own deadline, cut to the limit, or the default."""
+        limit_s = self._limit_s(context)
+        remaining = remaining_of(context)
+        return time.monotonic() + (limit_s if limit_s is not None else remaining if remaining is not None else 0.0)
 
     def _limit_s(self, context: Context) -> float | None:
         """The time we must keep ourselves: the default for a call without a deadline, the largest for one beyond it.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
 
 from sfm_grpc.coordinator.reads import Answer, Query, Reads
-from sfm_grpc.coordinator.rho import RhoCoordinator
+from sfm_grpc.coordinator.rho import Mutation, RhoCoordinator
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.rpc import convert
@@ -30,7 +31,17 @@ _Asked: TypeAlias = tuple[Query, matrix_pb2.MatrixForm.ValueType]
 class RhoStoreServicer:
     """The RPCs of RhoStore. CommitRho takes and GetRho gives raw bytes, so that numbers are not copied."""
 
-    def __init__(self, rho: RhoCoordinator, reads: Reads, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        rho: RhoCoordinator,
+        reads: Reads,
+        metrics: Metrics,
+        *,
+        deadline: Callable[[Context], float],
+        fields_bytes_max: int,
+    ) -> None:
+        self._deadline = deadline
+        self._fields_bytes_max = fields_bytes_max
         self._rho = rho
         self._reads = reads
         self._known: dict[tuple[str, bytes], _Asked] = {}
@@ -38,8 +49,8 @@ class RhoStoreServicer:
 
     async def CommitRho(self, raw: bytes, context: Context) -> CommitRhoResponse:  # noqa: N802
         """See rho_store.proto."""
-        request, bodies = convert.commit_request(raw)
-        mutation = convert.mutation(request, scope_of(context, request.namespace), committer_of(context))
+        request, bodies = convert.commit_request(raw, self._fields_bytes_max)
+        mutation = self._mutation(request, context)
         done = await self._rho.commit(mutation, convert.updates(request, bodies))
         return CommitRhoResponse(
             version=done.version,
@@ -47,6 +58,9 @@ class RhoStoreServicer:
             receipts=[convert.receipt(r) for r in done.receipts],
             replayed=done.replayed,
         )
+
+    def _mutation(self, request: convert.MutationRequest, context: Context) -> Mutation:
+        return convert.mutation(request, scope_of(context, request.namespace), committer_of(context), self._deadline(context))
 
     async def GetRho(self, raw: bytes, context: Context) -> bytes:  # noqa: N802
         """See rho_store.proto."""
@@ -60,7 +74,7 @@ class RhoStoreServicer:
         place = (tenant_of(context), raw)
         asked = self._known.get(place)
         if asked is None:
-            request = convert.parsed(rho_store_pb2.GetRhoRequest, raw)
+            request = convert.parsed(rho_store_pb2.GetRhoRequest, raw, self._fields_bytes_max)
             asked = convert.query(request, scope_of(context, request.namespace)), request.form
             if len(raw) <= _KNOWN_BYTES_MAX:
                 if len(self._known) >= _KNOWN_MAX:
@@ -73,12 +87,8 @@ class RhoStoreServicer:
     ) -> ListRhoVersionsResponse:
         """See rho_store.proto."""
         history = await self._rho.history(scope_of(context, request.namespace), request.page_size, request.page_token)
-        return ListRhoVersionsResponse(
-            versions=[convert.version(v) for v in history.page.versions],
-            next_page_token=history.next_page_token,
-            newest_version=history.page.newest,
-            oldest_version=history.page.oldest,
-        )
+        # A page of many keys is thousands of messages: on a thread the loop gets its turn in between.
+        return await asyncio.to_thread(convert.history, history)
 
     async def RestoreRho(  # noqa: N802
         self, request: rho_store_pb2.RestoreRhoRequest, context: Context
@@ -87,7 +97,7 @@ class RhoStoreServicer:
         target = request.WhichOneof("target")
         if target is None:
             raise InvalidRequest(field="target", problem="is required: version or last_valid")
-        mutation = convert.mutation(request, scope_of(context, request.namespace), committer_of(context))
+        mutation = self._mutation(request, context)
         done = await self._rho.restore(mutation, request.version if target == "version" else None)
         return RestoreRhoResponse(
             version=done.version,
@@ -122,7 +132,15 @@ async def _finished(answer: Answer, query: Query, form: matrix_pb2.MatrixForm.Va
     else:
         ready = convert.answer(answer, form, numbers=query.numbers)
     if answer.cached and not answer.degraded:
-        if len(snapshot.ready) >= _READY_KEPT:
-            snapshot.ready.clear()
-        snapshot.ready[selected] = (as_of_us, ready)
+        _keep_ready(snapshot.ready, selected, (as_of_us, ready))
     return ready
+
+
+def _keep_ready(kept: dict[object, object], selected: _Selected, made: tuple[int, bytes]) -> None:
+    """Keeps a finished answer: one with numbers (the cache counts on no more), a few without."""
+    with_numbers = selected.numbers and not selected.not_modified
+    same = [s for s in kept if isinstance(s, _Selected) and (s.numbers and not s.not_modified) is with_numbers]
+    if with_numbers or len(same) >= _READY_KEPT:
+        for old in same:
+            del kept[old]
+    kept[selected] = made

@@ -31,13 +31,21 @@ SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
 RAW_REQUESTS = frozenset({"CommitRho", "GetRho"})
 
 
+# Health checks and watches that a connection may have besides.
+_HEALTH_STREAMS = 100
+
+
 def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServicer, guard: CallGuard) -> Server:
     """A server with everything on it, not bound and not started. `servicers`: by service name."""
     server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
     for name, servicer in servicers.items():
         descriptor = DESCRIPTORS[name]
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(descriptor.full_name, _handlers(descriptor, servicer)),)
+            (
+                grpc.method_handlers_generic_handler(
+                    descriptor.full_name, _handlers(descriptor, servicer, settings.fields_bytes_max)
+                ),
+            )
         )
     probe_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*SERVICES, probe_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -59,22 +67,22 @@ def bind(server: Server, settings: Settings) -> str:
     return f"{address.rpartition(':')[0]}:{bound}"
 
 
-def _handlers(descriptor: ServiceDescriptor, servicer: object) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+def _handlers(descriptor: ServiceDescriptor, servicer: object, bytes_max: int) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in descriptor.methods:
         kind = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type)
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(_on_bytes(getattr(servicer, method.name), kind))
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(_on_bytes(getattr(servicer, method.name), kind, bytes_max))
     return handlers
 
 
-def _on_bytes(call: Callable[..., Any], kind: type[Message] | None) -> Callable[..., Any]:
-    """`call` from bytes to bytes; `kind` None: it takes them itself.
+def _on_bytes(call: Callable[..., Any], kind: type[Message] | None, bytes_max: int) -> Callable[..., Any]:
+    """`call` from bytes to bytes; `kind` None: it takes them itself, and checks their size itself.
 
     Under the guard, and not as gRPC's (de)serializers, whose failures the caller would be told of as UNKNOWN.
     """
 
     async def translated(raw: bytes, context: Context) -> bytes:
-        answer = await call(raw if kind is None else convert.parsed(kind, raw), context)
+        answer = await call(raw if kind is None else convert.parsed(kind, raw, bytes_max), context)
         return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
 
     return translated
@@ -90,6 +98,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Clients may ping an idle connection every ten seconds; more often is refused.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # A connection's calls beyond this wait at the caller; those within are answered, if only with OVERLOADED.
+        ("grpc.max_concurrent_streams", 2 * settings.concurrent_rpcs_max + _HEALTH_STREAMS),
         # Errors carry their facts in trailing metadata.
         ("grpc.max_metadata_size", 64 * 1024),
     ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from sfm_grpc.model import Certificate, Dtype, Kind, Layout, PsdMethod
+from sfm_grpc.model import Certificate, Dtype, Entry, Kind, Layout, PsdMethod, Version
 
 _NUMBERS = (
     "min_eigenvalue_bound",
@@ -102,14 +102,64 @@ def mapping_from_json(text: str) -> Mapping[str, str]:
     value = orjson.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"not a JSON object: {text[:40]}")
+    if not all(isinstance(v, str) for v in value.values()):
+        raise ValueError(f"not only text: {text[:40]}")
     return value
 
 
 def strings_from_json(text: str) -> tuple[str, ...]:
     """A list of keys again."""
-    return tuple(orjson.loads(text))
+    value = orjson.loads(text)
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ValueError(f"not a list of text: {text[:40]}")
+    return tuple(value)
 
 
 def payload_from_json(text: str) -> Mapping[str, object]:
-    """An event's payload again."""
-    return mapping_from_json(text)
+    """An event's payload again; empty when it cannot be read, so that the events after it are still told."""
+    try:
+        value = orjson.loads(text)
+    except (ValueError, TypeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("not an integer")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not text")
+    return value
+
+
+# A version's columns beside its number and entries: how each is read, and what stands for it when it cannot be.
+_COLUMNS: Mapping[str, tuple[Callable[[Any], object], object]] = {
+    "commit_time_us": (_integer, 0),
+    "committer": (_text, ""),
+    "metadata": (mapping_from_json, {}),
+    "valid": (lambda value: bool(_integer(value)), False),
+    "restored_version": (_integer, 0),
+    "changed_keys": (strings_from_json, ()),
+}
+
+
+def version_from_columns(number: int, columns: Sequence[object] | None, entries: tuple[Entry, ...]) -> Version:
+    """A version from its columns, in the order of `_COLUMNS`; None: its row is lost.
+
+    A damaged row is told by `unreadable` and is not valid; it never keeps anyone from the versions beside it.
+    """
+    found: dict[str, Any] = {}
+    lost = []
+    for (name, (read, default)), value in zip(_COLUMNS.items(), columns or [None] * len(_COLUMNS), strict=True):
+        try:
+            found[name] = read(value)
+        except (ValueError, TypeError):
+            found[name] = default
+            lost.append(name)
+    if lost:
+        found["valid"] = False
+    return Version(version=number, entries=entries, unreadable=", ".join(lost), **found)

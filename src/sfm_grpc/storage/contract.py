@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sfm_grpc.model import Buffer, CommitResult, Scope, Transaction, Version
+from sfm_grpc.model import Buffer, CommitResult, Entry, Scope, Transaction, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class StoredEvent:
     version: int
     time_us: int
     payload: Mapping[str, object]
+    """Empty when what is stored cannot be read."""
 
 
 class Store(Protocol):
@@ -75,12 +76,16 @@ class Store(Protocol):
         """Finishes what is under way and lets go. Idempotent."""
 
     async def check(self) -> str:
-        """Asks the store a question it can only answer when it works. Returns what it is; raises StoreUnavailable."""
+        """Asks the store a question it can only answer when it can be read and written. Returns what it is.
+
+        It waits for no other caller; a commit that holds the store's lock meanwhile is no failure. Raises StoreUnavailable.
+        """
 
     async def commit(self, transaction: Transaction) -> CommitResult:
         """Executes a transaction: all of it or nothing, durable when this returns.
 
-        In this order, so that the first thing wrong is what is told:
+        A transaction whose `deadline` has passed before it begins → DeadlineExceeded, and nothing has happened. Then, in this
+        order, so that the first thing wrong is what is told:
 
         1. A remembered request: the same content → its first answer (`replayed`); other content → RequestIdReused.
         2. `expected_version` differs from the namespace's → VersionConflict. A namespace that was never committed to is at 0;
@@ -98,8 +103,8 @@ class Store(Protocol):
     def peek(self, scope: Scope) -> int | None:
         """The namespace's version now, as `read` would find it, for callers that must not wait.
 
-        0 when it was never committed to. None when the engine cannot say at once (it would have to wait for a network, or the
-        file is busy): then `read` must be asked.
+        0 when it was never committed to. None when the engine cannot say at once (it would have to wait for a network, the
+        file is busy, or it is closed): then `read` must be asked.
         """
 
     async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
@@ -117,18 +122,31 @@ class Store(Protocol):
         """Reads a version, the newest when `number` is None, as one consistent look.
 
         With `numbers`, those of `keys` (none named: all) whose digests are not in `have` come along, checked against their
-        digests. Raises NotFound (namespace; version above the newest), VersionCompacted, RhoCorrupt, StoreUnavailable. Keys
-        the version does not hold are left out: whether that is an error is decided above.
+        digests. Raises NotFound (namespace; version above the newest), VersionCompacted, RhoCorrupt (also when the version's own
+        record cannot be read), StoreUnavailable. Keys the version does not hold are left out: whether that is an error is
+        decided above.
+        """
+
+    async def body(self, scope: Scope, entry: Entry, *, number: int) -> Buffer:
+        """The numbers of one entry of a version, checked against its certificate's digest, and nothing else.
+
+        For a caller that has the entries and wants their numbers one after the other. Raises VersionCompacted (the version went
+        meanwhile), RhoCorrupt, StoreUnavailable.
         """
 
     async def versions(self, scope: Scope, *, before: int | None, limit: int) -> VersionPage:
         """The kept versions below `before` (None: from the newest), newest first, at most `limit`.
 
+        One whose record is damaged is listed as what it is: `unreadable`, and not valid.
+
         Raises NotFound (namespace), StoreUnavailable.
         """
 
     async def heads(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
-        """The newest version of each namespace, ordered by tenant and name, those after `after`. Raises StoreUnavailable."""
+        """The newest version of each namespace, ordered by tenant and name, those after `after`.
+
+        A head whose record is damaged or lost comes as `unreadable`; it keeps nobody from the others. Raises StoreUnavailable.
+        """
 
     async def compact(self, scope: Scope, retention: Retention, now_us: int) -> int:
         """Takes away a few of the versions that `retention` no longer keeps, oldest first; returns how many.

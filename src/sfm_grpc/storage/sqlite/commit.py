@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sfm_grpc.errors import (
+    DeadlineExceeded,
     KindChanged,
     LimitExceeded,
     NotFound,
@@ -16,7 +18,7 @@ from sfm_grpc.errors import (
 )
 from sfm_grpc.model import CommitResult, DeleteMatrix, Entry, Kind, PutMatrix, RestoreVersion, Transaction, Version
 from sfm_grpc.storage import codec, statements
-from sfm_grpc.storage.sqlite.connection import translated
+from sfm_grpc.storage.sqlite.connection import roll_back, translated
 
 SQL = statements.load(__package__, "commit.sql")
 
@@ -44,6 +46,8 @@ class _Held:
 
 def commit(connection: sqlite3.Connection, transaction: Transaction, keys_max: int) -> CommitResult:
     """Executes one transaction; see the contract for the order of the checks."""
+    if time.monotonic() > transaction.deadline:
+        raise DeadlineExceeded
     with translated():
         connection.execute("BEGIN IMMEDIATE")
     try:
@@ -52,9 +56,7 @@ def commit(connection: sqlite3.Connection, transaction: Transaction, keys_max: i
         with translated(committing=True):
             connection.execute("ROLLBACK" if transaction.validate_only or result.replayed else "COMMIT")
     except BaseException:
-        # SQLite itself rolls back after some errors (a full disk among them).
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        roll_back(connection)
         raise
     return result
 
@@ -191,13 +193,9 @@ def _write(
         },
     )
     _remember(connection, t, version)
-    event = {
-        "topic": t.event.topic,
-        "version": number,
-        "time_us": version.commit_time_us,
-        "payload": codec.to_json(t.event.payload),
-    }
-    connection.execute(SQL["insert_event"], scope | event)
+    event = t.event_of(version)
+    told = {"topic": event.topic, "version": number, "time_us": version.commit_time_us, "payload": codec.to_json(event.payload)}
+    connection.execute(SQL["insert_event"], scope | told)
 
 
 def _write_body(connection: sqlite3.Connection, put: PutMatrix, place: Mapping[str, int | None]) -> int | None:

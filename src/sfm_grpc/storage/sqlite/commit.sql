@@ -5,8 +5,9 @@ SELECT content_digest, version, commit_time_us, receipt, first_time_us
 FROM request WHERE tenant = :tenant AND namespace = :namespace AND method = :method AND request_id = :request_id;
 
 -- name: find_head
-SELECT n.namespace_id, n.version, n.oldest, v.commit_time_us, v.committer
-FROM namespace n JOIN rho_version v ON v.namespace_id = n.namespace_id AND v.version = n.version
+-- LEFT: a head whose record was lost is committed over, not begun anew.
+SELECT n.namespace_id, n.version, n.oldest, COALESCE(v.commit_time_us, 0), COALESCE(v.committer, '')
+FROM namespace n LEFT JOIN rho_version v ON v.namespace_id = n.namespace_id AND v.version = n.version
 WHERE n.tenant = :tenant AND n.name = :namespace;
 
 -- name: create_namespace

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from sfm_grpc.errors import StoreUnavailable
+from sfm_grpc.errors import LimitExceeded, StoreUnavailable
 from sfm_grpc.storage import statements
+
+_log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x53464D33  # "SFM3"
 SCHEMA_VERSION = 1
@@ -27,7 +30,13 @@ _PROBLEMS = {
     "SQLITE_CORRUPT": "the file is damaged; restore a backup",
     "SQLITE_NOTADB": "the file is not an SQLite database",
     "SQLITE_IOERR": "the disk reports an error",
+    "SQLITE_NOMEM": "memory ran out",
+    "SQLITE_PROTOCOL": "the file's locks do not work; use a local disk",
+    "SQLITE_LOCKED": "another statement holds the table",
+    "SQLITE_PERM": "this user may not use the file",
 }
+# SQLite's own default for one value; it does not say how large the refused one was.
+_VALUE_BYTES_MAX = 1_000_000_000
 
 
 def connect(path: Path, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.Connection:
@@ -35,11 +44,37 @@ def connect(path: Path, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.C
     connection = sqlite3.connect(
         path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
     )
+    # Text that is not UTF-8 is damage in one row, and must not fail the whole page of rows: this makes it text that is no JSON.
+    connection.text_factory = _text
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the engine does it, off the commit's path
     return connection
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode(errors="backslashreplace")
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Ends a transaction that failed. Never raises: the first error is what is told, and `unstuck` sees to the rest."""
+    if not connection.in_transaction:
+        return  # SQLite itself rolls back after some errors (a full disk among them)
+    try:
+        connection.execute("ROLLBACK")
+    except (sqlite3.Error, MemoryError) as error:
+        _log.error("rolling back failed: %s", error)
+
+
+def unstuck(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """The connection, or another in its place where it could not leave its transaction. Raises StoreUnavailable."""
+    if not connection.in_transaction:
+        return connection
+    with translated():
+        fresh = connect(path)
+        connection.close()
+    return fresh
 
 
 def prepare(path: Path) -> None:
@@ -71,12 +106,18 @@ def prepare(path: Path) -> None:
 def translated(*, committing: bool = False) -> Iterator[None]:
     """Turns SQLite's operating errors into StoreUnavailable; programming errors pass, they are defects.
 
-    `committing` says that COMMIT itself is under way: an I/O error there leaves the outcome unknown.
+    A value larger than SQLite takes is LimitExceeded: no retry will change that. `committing` says that COMMIT itself is under
+    way: an I/O error there leaves the outcome unknown.
     """
     try:
         yield
+    except MemoryError as error:  # how Python says SQLITE_NOMEM
+        raise StoreUnavailable(problem=_PROBLEMS["SQLITE_NOMEM"], outcome_unknown=committing) from error
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
         name = getattr(error, "sqlite_errorname", "") or ""
+        if name == "SQLITE_TOOBIG":
+            at_least = _VALUE_BYTES_MAX + 1
+            raise LimitExceeded(limit="sqlite_value_bytes_max", value=at_least, maximum=_VALUE_BYTES_MAX) from error
         known = next((text for prefix, text in _PROBLEMS.items() if name.startswith(prefix)), None)
         if known is None:
             raise

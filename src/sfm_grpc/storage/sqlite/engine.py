@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,10 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from sfm_grpc.errors import StoreUnavailable
-from sfm_grpc.model import CommitResult, PutMatrix, Scope, Transaction, Version
+from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.sqlite import commit, housekeeping, reads
-from sfm_grpc.storage.sqlite.connection import connect, prepare, translated
+from sfm_grpc.storage.sqlite.connection import connect, prepare, roll_back, translated, unstuck
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -42,10 +43,15 @@ class SqliteStore:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
         self._reading = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-read")
         self._checkpointing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
+        # Its own thread: a check that hangs on the disk must not take a reader with it, nor wait for one.
+        self._checking = ThreadPoolExecutor(1, thread_name_prefix="sqlite-check")
         self._readers: SimpleQueue[sqlite3.Connection] = SimpleQueue()
         self._writer: sqlite3.Connection | None = None
         self._peeker: sqlite3.Connection | None = None
         self._checkpointer: sqlite3.Connection | None = None
+        self._checker: sqlite3.Connection | None = None
+        self._file = (0, 0)
+        """Device and inode of the file that is open: whether the path still means it."""
         self._log_bytes = 0
 
     async def open(self) -> None:
@@ -59,7 +65,8 @@ class SqliteStore:
             raise StoreUnavailable(problem=f"{self._path.parent} cannot be created: {error.strerror}") from error
         prepare(self._path)
         with translated():
-            self._writer, self._checkpointer = connect(self._path), connect(self._path)
+            self._writer, self._checkpointer, self._checker = (connect(self._path) for _ in range(3))
+            self._file = _identity(self._path)
             self._peeker = connect(self._path, busy_timeout_s=0)
             for _ in range(_READERS):
                 self._readers.put(connect(self._path))
@@ -69,23 +76,27 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        for pool in (self._writing, self._reading, self._checkpointing):
+        for pool in (self._writing, self._reading, self._checkpointing, self._checking):
             pool.shutdown(wait=True)
-        for connection in (self._peeker, self._checkpointer, self._writer):
+        for connection in (self._peeker, self._checkpointer, self._checker, self._writer):
             if connection is not None:
                 connection.close()
         while not self._readers.empty():
             self._readers.get().close()
-        self._peeker = self._checkpointer = self._writer = None
+        self._peeker = self._checkpointer = self._checker = self._writer = None
 
     async def check(self) -> str:
         """See the contract."""
+        return await self._run(self._checking, self._check)
 
-        def ask(connection: sqlite3.Connection) -> str:
-            connection.execute("SELECT COUNT(*) FROM namespace").fetchone()
-            return f"{self._path}, SQLite {sqlite3.sqlite_version}"
-
-        return await self._read(ask)
+    def _check(self) -> str:
+        # An open file outlives its name, and its mode: it would be written to, and be gone after the next start.
+        if _identity(self._path) != self._file:
+            raise StoreUnavailable(problem=f"{self._path} is gone or was replaced while it was open; stop, put it back, start")
+        if not (os.access(self._path, os.W_OK) and os.access(self._path.parent, os.W_OK)):
+            raise StoreUnavailable(problem=f"{self._path} or its directory is read-only")
+        _look(_opened(self._checker), lambda c: c.execute(reads.SQL["check"]).fetchone())
+        return f"{self._path}, SQLite {sqlite3.sqlite_version}"
 
     # ---- writing
 
@@ -104,7 +115,16 @@ class SqliteStore:
         return await self._write(lambda c: _transact(c, lambda: housekeeping.forget(c, retention, now_us)))
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        return await self._run(self._writing, lambda: work(_opened(self._writer)))
+        def write() -> _T:
+            writer = self._writer = unstuck(_opened(self._writer), self._path)
+            try:
+                return work(writer)
+            finally:
+                # Not only before the next one: a transaction left open holds everybody's lock.
+                with contextlib.suppress(StoreUnavailable):
+                    self._writer = unstuck(writer, self._path)
+
+        return await self._run(self._writing, write)
 
     def _wrote(self, size: int) -> None:
         """Counts what went into the log, and has it checkpointed when it is time."""
@@ -138,8 +158,10 @@ class SqliteStore:
 
     def peek(self, scope: Scope) -> int | None:
         """See the contract. One indexed look-up, 5 µs: as cheap as asking whether the file changed at all."""
+        if self._peeker is None:
+            return None
         try:
-            row = _opened(self._peeker).execute(reads.PEEK, (scope.tenant, scope.namespace)).fetchone()
+            row = self._peeker.execute(reads.PEEK, (scope.tenant, scope.namespace)).fetchone()
         except sqlite3.Error:
             return None
         return row[0] if row else 0
@@ -160,6 +182,10 @@ class SqliteStore:
         """See the contract."""
         return await self._read(lambda c: reads.read(c, scope, number, keys, have, numbers=numbers))
 
+    async def body(self, scope: Scope, entry: Entry, *, number: int) -> Buffer:
+        """See the contract."""
+        return await self._read(lambda c: reads.body(c, scope, entry, number))
+
     async def versions(self, scope: Scope, *, before: int | None, limit: int) -> VersionPage:
         """See the contract."""
         return await self._read(lambda c: reads.versions(c, scope, before, limit))
@@ -176,6 +202,7 @@ class SqliteStore:
         def borrow() -> _T:
             connection = self._readers.get()
             try:
+                connection = unstuck(connection, self._path)
                 return _look(connection, work)
             finally:
                 self._readers.put(connection)
@@ -200,7 +227,7 @@ def _look(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _
         try:
             return work(connection)
         finally:
-            connection.execute("COMMIT")
+            roll_back(connection)
 
 
 def _transact(connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
@@ -211,7 +238,15 @@ def _transact(connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
             result = work()
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            roll_back(connection)
             raise
         return result
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file a path means now; (0, 0): none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino

@@ -14,6 +14,7 @@ _FIND_NAMESPACE = statements.load(__package__, "reads.sql")["find_namespace"]
 # Commits wait meanwhile: a few milliseconds' worth at a time.
 _VERSIONS_AT_ONCE = 32
 _BYTES_AT_ONCE = 4 << 20
+_LOOKUPS_AT_ONCE = 8192  # at most; one version is taken whole, however many keys it holds
 _ROWS_AT_ONCE = 500
 
 
@@ -22,7 +23,7 @@ def compact(connection: sqlite3.Connection, scope: Scope, retention: Retention, 
     row = connection.execute(_FIND_NAMESPACE, {"tenant": scope.tenant, "namespace": scope.namespace}).fetchone()
     if row is None:
         return 0
-    namespace_id, newest, _ = row
+    namespace_id, newest, oldest = row
     bounds = {
         "namespace_id": namespace_id,
         "newest": newest,
@@ -31,24 +32,28 @@ def compact(connection: sqlite3.Connection, scope: Scope, retention: Retention, 
         "limit": _VERSIONS_AT_ONCE,
     }
     expired = [version for (version,) in connection.execute(SQL["list_expired"], bounds)]
-    removed = size = 0
-    while removed < len(expired) and size < _BYTES_AT_ONCE:
-        size += _remove(connection, namespace_id, expired[removed])
+    # A body is looked for in each kept version; after a gap before LAST_VALID there are fewer of them than numbers.
+    kept = newest - oldest + 1
+    removed = size = lookups = 0
+    while removed < len(expired) and size < _BYTES_AT_ONCE and lookups < _LOOKUPS_AT_ONCE:
+        sizes = _remove(connection, namespace_id, expired[removed])
+        size += sum(sizes)
+        lookups += len(sizes) * kept
         removed += 1
     if removed:
         connection.execute(SQL["set_oldest"], {"namespace_id": namespace_id})
     return removed
 
 
-def _remove(connection: sqlite3.Connection, namespace_id: int, version: int) -> int:
-    """Removes a version, and the bodies that no other holds; returns how many bytes it spoke of."""
+def _remove(connection: sqlite3.Connection, namespace_id: int, version: int) -> list[int]:
+    """Removes a version, and the bodies that no other holds; returns the size of each body it spoke of."""
     place = {"namespace_id": namespace_id, "version": version}
     bodies = connection.execute(SQL["list_bodies"], place).fetchall()
     connection.execute(SQL["delete_entries"], place)
     connection.execute(SQL["delete_version"], place)
     unused = [place | {"key": key, "body_id": body_id} for key, body_id, _ in bodies]
     connection.executemany(SQL["delete_body_if_unused"], unused)
-    return sum(size for _, _, size in bodies)
+    return [size for _, _, size in bodies]
 
 
 def forget(connection: sqlite3.Connection, retention: Retention, now_us: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
 from sfm_grpc.model import Buffer, Entry, Scope, Version
@@ -14,7 +15,8 @@ from sfm_grpc.storage.contract import Reading, StoredEvent, VersionPage
 SQL = statements.load(__package__, "reads.sql")
 PEEK = SQL["peek"]
 
-_Row = tuple[int, int, str, str, int, int, str]
+# A row of rho_version: its number, then `codec.version_from_columns`. Damage may have left anything in it.
+_Row = tuple[Any, ...]
 
 
 def read(
@@ -32,14 +34,26 @@ def read(
     if wanted > newest:
         raise NotFound(what="version", namespace=scope.namespace, names=(str(wanted),), current=newest)
     row = connection.execute(SQL["find_version"], {"namespace_id": namespace_id, "version": wanted}).fetchone()
-    if row is None:
+    if row is None and wanted != newest:
         raise VersionCompacted(namespace=scope.namespace, version=wanted, oldest=oldest, current=newest)
-    version, bodies = _version(connection, namespace_id, row)
+    version, bodies = _version(connection, namespace_id, wanted, row)
+    if version.unreadable:
+        raise RhoCorrupt(
+            namespace=scope.namespace, version=wanted, key="", expected_digest="", found_digest="", damaged="version"
+        )
     chosen = [e for e in version.entries if not keys or e.key in keys] if numbers else []
     missing = {e.certificate.digest: (e, bodies[e.key]) for e in chosen if e.certificate.digest not in have}
-    return Reading(
-        version, newest, oldest, {d: _numbers(connection, scope, version, e, body) for d, (e, body) in missing.items()}
-    )
+    return Reading(version, newest, oldest, {d: _numbers(connection, scope, wanted, e, body) for d, (e, body) in missing.items()})
+
+
+def body(connection: sqlite3.Connection, scope: Scope, entry: Entry, number: int) -> Buffer:
+    """`Store.body`."""
+    place = {"tenant": scope.tenant, "namespace": scope.namespace, "version": number, "key": entry.key}
+    row = connection.execute(SQL["find_body"], place).fetchone()
+    if row is None:
+        _, newest, oldest = _namespace(connection, scope)
+        raise VersionCompacted(namespace=scope.namespace, version=number, oldest=oldest, current=newest)
+    return _numbers(connection, scope, number, entry, row[0])
 
 
 def remembers(connection: sqlite3.Connection, scope: Scope, method: str, request_id: str) -> bool:
@@ -53,7 +67,7 @@ def versions(connection: sqlite3.Connection, scope: Scope, before: int | None, l
     namespace_id, newest, oldest = _namespace(connection, scope)
     bounds = {"namespace_id": namespace_id, "before": newest + 1 if before is None else before, "limit": limit}
     rows = connection.execute(SQL["list_versions"], bounds).fetchall()
-    return VersionPage(tuple(_version(connection, namespace_id, row)[0] for row in rows), newest, oldest)
+    return VersionPage(tuple(_version(connection, namespace_id, row[0], row)[0] for row in rows), newest, oldest)
 
 
 def heads(connection: sqlite3.Connection, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
@@ -62,7 +76,7 @@ def heads(connection: sqlite3.Connection, after: Scope | None, limit: int) -> Se
     found = []
     for namespace_id, tenant, name, version in connection.execute(SQL["list_heads"], bounds).fetchall():
         row = connection.execute(SQL["find_version"], {"namespace_id": namespace_id, "version": version}).fetchone()
-        found.append((Scope(tenant, name), _version(connection, namespace_id, row)[0]))
+        found.append((Scope(tenant, name), _version(connection, namespace_id, version, row)[0]))
     return found
 
 
@@ -83,9 +97,8 @@ def _namespace(connection: sqlite3.Connection, scope: Scope) -> tuple[int, int, 
     return namespace_id, version, oldest
 
 
-def _version(connection: sqlite3.Connection, namespace_id: int, row: _Row) -> tuple[Version, dict[str, int]]:
-    """A version with its entries, and where the numbers of each lie."""
-    number, commit_time_us, committer, metadata, valid, restored, changed = row
+def _version(connection: sqlite3.Connection, namespace_id: int, number: int, row: _Row | None) -> tuple[Version, dict[str, int]]:
+    """A version with its entries, and where the numbers of each lie; a row that is lost or damaged is told as such."""
     held: Iterable[tuple[str, str, int, int]] = connection.execute(
         SQL["list_entries"], {"namespace_id": namespace_id, "version": number}
     )
@@ -93,20 +106,10 @@ def _version(connection: sqlite3.Connection, namespace_id: int, row: _Row) -> tu
     for key, certificate, put_version, body_id in held:
         entries.append(Entry(key, codec.certificate_from_json(certificate), put_version))
         bodies[key] = body_id
-    version = Version(
-        version=number,
-        commit_time_us=commit_time_us,
-        committer=committer,
-        metadata=codec.mapping_from_json(metadata),
-        valid=bool(valid),
-        restored_version=restored,
-        entries=tuple(entries),
-        changed_keys=codec.strings_from_json(changed),
-    )
-    return version, bodies
+    return codec.version_from_columns(number, row[1:] if row else None, tuple(entries)), bodies
 
 
-def _numbers(connection: sqlite3.Connection, scope: Scope, version: Version, entry: Entry, body_id: int) -> Buffer:
+def _numbers(connection: sqlite3.Connection, scope: Scope, version: int, entry: Entry, body_id: int) -> Buffer:
     """The numbers, checked at this door too: what was certified is what is served, or nothing."""
     try:
         # Through a blob, which lets the GIL go; a column would hold it (6 to 12 ms for 8 MiB) and the event loop would wait.
@@ -120,9 +123,11 @@ def _numbers(connection: sqlite3.Connection, scope: Scope, version: Version, ent
     if found != entry.certificate.digest:
         raise RhoCorrupt(
             namespace=scope.namespace,
-            version=version.version,
+            version=version,
             key=entry.key,
             expected_digest=entry.certificate.digest.hex(),
             found_digest=found.hex(),
+            # What was written beside the numbers says which of the two is damaged: they, or their certificate.
+            damaged="certificate" if connection.execute(SQL["find_digest"], (body_id,)).fetchone() == (found,) else "numbers",
         )
     return numbers

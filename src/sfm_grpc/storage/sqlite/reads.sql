@@ -17,6 +17,16 @@ SELECT e.key, COALESCE(b.certificate, ''), COALESCE(b.put_version, 0), e.body_id
 FROM rho_entry e LEFT JOIN rho_body b ON b.body_id = e.body_id
 WHERE e.namespace_id = :namespace_id AND e.version = :version ORDER BY e.key;
 
+-- name: find_body
+SELECT e.body_id FROM namespace n JOIN rho_entry e ON e.namespace_id = n.namespace_id
+WHERE n.tenant = :tenant AND n.name = :namespace AND e.version = :version AND e.key = :key;
+
+-- name: check
+SELECT MAX(namespace_id) FROM namespace;
+
+-- name: find_digest
+SELECT sha256 FROM rho_body WHERE body_id = ?;
+
 -- name: list_versions
 SELECT version, commit_time_us, committer, metadata, valid, restored_version, changed_keys
 FROM rho_version WHERE namespace_id = :namespace_id AND version < :before ORDER BY version DESC LIMIT :limit;

@@ -31,7 +31,7 @@ CREATE TABLE rho_version (
   PRIMARY KEY (namespace_id, version)
 ) WITHOUT ROWID;
 
--- The numbers of one put; never changed. `numbers` is last, so that the rest is read without its pages.
+-- The numbers of one put; never changed. `sha256` is theirs: it tells damaged numbers from a damaged certificate. `numbers` is last, so that the rest is read without its pages.
 CREATE TABLE rho_body (
   body_id INTEGER PRIMARY KEY,
   put_version INTEGER NOT NULL,

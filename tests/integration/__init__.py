@@ -1,0 +1,1 @@
+"""The server as callers meet it: over gRPC and HTTP, with bad input, in bad times."""
