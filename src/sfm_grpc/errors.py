@@ -117,7 +117,10 @@ def _find_hints(cls: type[SfmError]) -> dict[str, object]:
 
 
 def _when(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="milliseconds") if time_us else "an unknown time"
+    try:
+        return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="milliseconds") if time_us else "an unknown time"
+    except (ValueError, OverflowError, OSError):
+        return f"{time_us} µs after the epoch"
 
 
 def _names(names: tuple[str, ...]) -> str:
