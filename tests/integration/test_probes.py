@@ -202,9 +202,12 @@ async def test_reflection_lists_every_service_and_hands_out_the_contract(server:
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
-    await stream.write(Request(file_containing_symbol="sfm.v1.RhoStore"))
-    answer = (await stream.read()).file_descriptor_response
-    assert "sfm/v1/rho_store.proto" in {FileDescriptorProto.FromString(f).name for f in answer.file_descriptor_proto}
+    for symbol in ("sfm.v1.RhoStore", "sfm.v1.RhoStore.GetRho", "sfm.v1.GetRhoRequest.namespace"):
+        await stream.write(Request(file_containing_symbol=symbol))
+        answer = (await stream.read()).file_descriptor_response
+        assert "sfm/v1/rho_store.proto" in {FileDescriptorProto.FromString(f).name for f in answer.file_descriptor_proto}
+    await stream.write(Request(file_containing_symbol="sfm.v1.Nothing.AtAll"))
+    assert (await stream.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
     await stream.done_writing()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import Default, DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import Server
@@ -49,8 +50,25 @@ def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServi
         )
     probe_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*SERVICES, probe_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    reflection.enable_server_reflection(names, server, pool=cast(DescriptorPool, _ReflectedPool()))
     return server
+
+
+class _ReflectedPool:
+    """The default pool, which also knows in which file a method or a field is: `grpcurl describe` asks for them by name."""
+
+    def __init__(self) -> None:
+        self._pool = Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
+        """Raises KeyError when neither the symbol nor what it is a part of is known."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindFileContainingSymbol(symbol.rpartition(".")[0])
 
 
 def bind(server: Server, settings: Settings) -> str:
