@@ -7,17 +7,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sfm_grpc.errors import (
-    DeadlineExceeded,
-    KindChanged,
-    LimitExceeded,
-    NotFound,
-    RequestIdReused,
-    VersionCompacted,
-    VersionConflict,
-)
-from sfm_grpc.model import CommitResult, DeleteMatrix, Entry, Kind, PutMatrix, RestoreVersion, Transaction, Version
-from sfm_grpc.storage import codec, statements
+from sfm_grpc.errors import DeadlineExceeded
+from sfm_grpc.model import CommitResult, Entry, PutMatrix, Transaction, Version
+from sfm_grpc.storage import codec, decisions, statements
+from sfm_grpc.storage.decisions import Head, Remembered
 from sfm_grpc.storage.sqlite.connection import roll_back, translated
 
 SQL = statements.load(__package__, "commit.sql")
@@ -27,21 +20,19 @@ _BLOB_BYTES_MIN = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class _Namespace:
+    """A namespace's row and head."""
+
     namespace_id: int
-    version: int
-    oldest: int
-    commit_time_us: int
-    committer: str
+    head: Head
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A key of the version in the making: its entry, and where its numbers lie."""
+    """What the version that is built upon holds, and where the numbers of each key lie."""
 
-    entry: Entry
-    body_id: int | None
-    """None: not written yet."""
+    entries: Mapping[str, Entry]
+    bodies: Mapping[str, int]
 
 
 def commit(connection: sqlite3.Connection, transaction: Transaction, keys_max: int) -> CommitResult:
@@ -62,123 +53,73 @@ def commit(connection: sqlite3.Connection, transaction: Transaction, keys_max: i
 
 
 def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> CommitResult:
-    first = _first_answer(connection, t)
+    first = decisions.first_answer(t, _remembered(connection, t))
     if first is not None:
         return first
-    head = _head(connection, t)
-    number = (head.version if head else 0) + 1
-    held = _held(connection, head, t, number)
-    if len(held) > keys_max:
-        raise LimitExceeded(limit="keys_per_namespace_max", value=len(held), maximum=keys_max, field="updates")
-    entries = tuple(held[key].entry for key in sorted(held, key=str.encode))
-    version = Version(
-        version=number,
-        # A clock that stepped back must not make history run backwards.
-        commit_time_us=max(t.time_us, head.commit_time_us if head else 0),
-        committer=t.committer,
-        metadata=t.metadata,
-        valid=all(e.certificate.valid for e in entries),
-        restored_version=next((c.version for c in t.changes if isinstance(c, RestoreVersion)), 0),
-        entries=entries,
-        changed_keys=tuple(c.key for c in t.changes if not isinstance(c, RestoreVersion)),
-    )
+    namespace = _namespace(connection, t)
+    head = namespace.head if namespace else None
+    decisions.check_expected(t, head)
+    decisions.check_restorable(t, head)
+    held = _held(connection, namespace, t)
+    decisions.check_kinds(t, _kinds(connection, namespace, t))
+    version = decisions.next_version(t, head, held.entries, keys_max)
     if t.validate_only:
-        return CommitResult(None, number, version.commit_time_us, t.receipt, replayed=False)
-    _write(connection, t, head, version, held)
-    return CommitResult(version, number, version.commit_time_us, t.receipt, replayed=False)
+        return CommitResult(None, version.version, version.commit_time_us, t.receipt, replayed=False)
+    _write(connection, t, namespace, version, held.bodies)
+    return CommitResult(version, version.version, version.commit_time_us, t.receipt, replayed=False)
 
 
-def _first_answer(connection: sqlite3.Connection, t: Transaction) -> CommitResult | None:
+def _remembered(connection: sqlite3.Connection, t: Transaction) -> Remembered | None:
     if t.request is None:
         return None
     names = {"method": t.request.method, "request_id": t.request.request_id}
     row = connection.execute(SQL["find_request"], _scope(t) | names).fetchone()
-    if row is None:
-        return None
-    content_digest, version, commit_time_us, receipt, first_time_us = row
-    if content_digest != t.request.content_digest:
-        raise RequestIdReused(namespace=t.scope.namespace, reused_id=t.request.request_id, first_time_us=first_time_us)
-    return CommitResult(None, version, commit_time_us, receipt, replayed=True)
+    return Remembered(*row) if row else None
 
 
-def _head(connection: sqlite3.Connection, t: Transaction) -> _Head | None:
+def _namespace(connection: sqlite3.Connection, t: Transaction) -> _Namespace | None:
     row = connection.execute(SQL["find_head"], _scope(t)).fetchone()
-    head = _Head(*row) if row else None
-    current = head.version if head else 0
-    if t.expected_version is not None and t.expected_version != current:
-        raise VersionConflict(
-            namespace=t.scope.namespace,
-            expected=t.expected_version,
-            current=current,
-            committer=head.committer if head else "",
-            commit_time_us=head.commit_time_us if head else 0,
-        )
-    return head
+    return _Namespace(row[0], Head(*row[1:])) if row else None
 
 
-def _held(connection: sqlite3.Connection, head: _Head | None, t: Transaction, number: int) -> dict[str, _Held]:
-    """What the namespace holds after the changes."""
-    held: dict[str, _Held] = {}
-    source = head.version if head else 0
-    for change in t.changes:
-        if isinstance(change, RestoreVersion):
-            source = _restorable(head, change, t)
-    if head:
-        found = {"namespace_id": head.namespace_id, "version": source}
-        for key, body_id, put_version, certificate in connection.execute(SQL["list_entries"], found):
-            held[key] = _Held(Entry(key, codec.certificate_from_json(certificate), put_version), body_id)
-        if not held and source != head.version and not _version_exists(connection, head, source):
-            raise VersionCompacted(namespace=t.scope.namespace, version=source, oldest=head.oldest, current=head.version)
-    for change in t.changes:
-        if isinstance(change, PutMatrix):
-            _check_kind(connection, head, change, t)
-            held[change.key] = _Held(Entry(change.key, change.certificate, number), None)
-        elif isinstance(change, DeleteMatrix):
-            held.pop(change.key, None)
-    return held
+def _held(connection: sqlite3.Connection, namespace: _Namespace | None, t: Transaction) -> _Held:
+    if namespace is None:
+        return _Held({}, {})
+    head = namespace.head
+    source = decisions.restored_version(t) or head.version
+    place = {"namespace_id": namespace.namespace_id, "version": source}
+    entries, bodies = {}, {}
+    for key, body_id, put_version, certificate in connection.execute(SQL["list_entries"], place):
+        entries[key] = Entry(key, codec.certificate_from_json(certificate), put_version)
+        bodies[key] = body_id
+    # A version may be kept and hold nothing; one between LAST_VALID and the rest may be gone.
+    if not entries and source != head.version and connection.execute(SQL["find_version"], place).fetchone() is None:
+        raise decisions.gone(t, head)
+    return _Held(entries, bodies)
 
 
-def _restorable(head: _Head | None, change: RestoreVersion, t: Transaction) -> int:
-    namespace = t.scope.namespace
-    if head is None:
-        raise NotFound(what="namespace", namespace=namespace)
-    if change.version > head.version:
-        raise NotFound(what="version", namespace=namespace, names=(str(change.version),), current=head.version)
-    if change.version < head.oldest:
-        raise VersionCompacted(namespace=namespace, version=change.version, oldest=head.oldest, current=head.version)
-    return change.version
-
-
-def _version_exists(connection: sqlite3.Connection, head: _Head, version: int) -> bool:
-    """A version may be kept and hold nothing; one between LAST_VALID and the rest may be gone."""
-    found = {"namespace_id": head.namespace_id, "version": version}
-    return connection.execute(SQL["find_version"], found).fetchone() is not None
-
-
-def _check_kind(connection: sqlite3.Connection, head: _Head | None, change: PutMatrix, t: Transaction) -> None:
-    if head is None:
-        return
-    row = connection.execute(SQL["find_kind"], {"namespace_id": head.namespace_id, "key": change.key}).fetchone()
-    if row and row[0] != change.matrix.kind:
-        kind, requested = Kind(row[0]).label, change.matrix.kind.label
-        raise KindChanged(namespace=t.scope.namespace, key=change.key, kind=kind, requested=requested)
+def _kinds(connection: sqlite3.Connection, namespace: _Namespace | None, t: Transaction) -> dict[str, int]:
+    if namespace is None:
+        return {}
+    keys = [c.key for c in t.changes if isinstance(c, PutMatrix)]
+    asked = ({"namespace_id": namespace.namespace_id, "key": key} for key in keys)
+    rows = [connection.execute(SQL["find_kind"], each).fetchone() for each in asked]
+    return {key: row[0] for key, row in zip(keys, rows, strict=True) if row}
 
 
 def _write(
-    connection: sqlite3.Connection, t: Transaction, head: _Head | None, version: Version, held: Mapping[str, _Held]
+    connection: sqlite3.Connection, t: Transaction, namespace: _Namespace | None, version: Version, bodies: Mapping[str, int]
 ) -> None:
     scope, number = _scope(t), version.version
-    if head is None:
+    if namespace is None:
         namespace_id = connection.execute(SQL["create_namespace"], scope).lastrowid
     else:
-        namespace_id = head.namespace_id
+        namespace_id = namespace.namespace_id
         connection.execute(SQL["advance_namespace"], {"namespace_id": namespace_id, "version": number})
     place = {"namespace_id": namespace_id, "version": number}
-    numbers = {c.key: c for c in t.changes if isinstance(c, PutMatrix)}
-    for key, item in held.items():
-        body_id = item.body_id
-        if body_id is None:
-            body_id = _write_body(connection, numbers[key], place)
+    puts = {c.key: c for c in t.changes if isinstance(c, PutMatrix)}
+    for key in (entry.key for entry in version.entries):
+        body_id = _write_body(connection, puts[key], place) if key in puts else bodies[key]
         connection.execute(SQL["insert_entry"], place | {"key": key, "body_id": body_id})
     connection.execute(
         SQL["insert_version"],

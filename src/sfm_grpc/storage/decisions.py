@@ -1,0 +1,118 @@
+"""What a transaction makes of what a namespace holds: the checks of `Store.commit`, the same in every engine.
+
+Nothing here reads or writes. An engine finds the facts, asks in the contract's order, and executes what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sfm_grpc.errors import KindChanged, LimitExceeded, NotFound, RequestIdReused, VersionCompacted, VersionConflict
+from sfm_grpc.model import CommitResult, DeleteMatrix, Entry, Kind, PutMatrix, RestoreVersion, Transaction, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A request that succeeded before."""
+
+    content_digest: bytes
+    version: int
+    commit_time_us: int
+    receipt: bytes
+    first_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a namespace is."""
+
+    version: int
+    oldest: int
+    commit_time_us: int
+    committer: str
+
+
+def first_answer(t: Transaction, found: Remembered | None) -> CommitResult | None:
+    """The first answer to a request that succeeded before. Raises RequestIdReused where it asked for something else."""
+    if t.request is None or found is None:
+        return None
+    if found.content_digest != t.request.content_digest:
+        raise RequestIdReused(namespace=t.scope.namespace, reused_id=t.request.request_id, first_time_us=found.first_time_us)
+    return CommitResult(None, found.version, found.commit_time_us, found.receipt, replayed=True)
+
+
+def check_expected(t: Transaction, head: Head | None) -> None:
+    """Raises VersionConflict unless the namespace is where the transaction expects it; one without a head is at 0."""
+    current = head.version if head else 0
+    if t.expected_version is None or t.expected_version == current:
+        return
+    raise VersionConflict(
+        namespace=t.scope.namespace,
+        expected=t.expected_version,
+        current=current,
+        committer=head.committer if head else "",
+        commit_time_us=head.commit_time_us if head else 0,
+    )
+
+
+def restored_version(t: Transaction) -> int:
+    """The version that the transaction restores; 0: none."""
+    return next((c.version for c in t.changes if isinstance(c, RestoreVersion)), 0)
+
+
+def check_restorable(t: Transaction, head: Head | None) -> None:
+    """Raises NotFound for a version that never was, VersionCompacted for one below the oldest. One in a gap passes here."""
+    version, namespace = restored_version(t), t.scope.namespace
+    if version == 0:
+        return
+    if head is None:
+        raise NotFound(what="namespace", namespace=namespace)
+    if version > head.version:
+        raise NotFound(what="version", namespace=namespace, names=(str(version),), current=head.version)
+    if version < head.oldest:
+        raise gone(t, head)
+
+
+def gone(t: Transaction, head: Head) -> VersionCompacted:
+    """The version to restore is no longer kept."""
+    return VersionCompacted(namespace=t.scope.namespace, version=restored_version(t), oldest=head.oldest, current=head.version)
+
+
+def check_kinds(t: Transaction, kinds: Mapping[str, int]) -> None:
+    """Raises KindChanged for a key that was first committed as another kind. `kinds`: those that are fixed."""
+    for change in t.changes:
+        if not isinstance(change, PutMatrix):
+            continue
+        kind = kinds.get(change.key, change.matrix.kind)
+        if kind != change.matrix.kind:
+            requested = change.matrix.kind.label
+            raise KindChanged(namespace=t.scope.namespace, key=change.key, kind=Kind(kind).label, requested=requested)
+
+
+def next_version(t: Transaction, head: Head | None, held: Mapping[str, Entry], keys_max: int) -> Version:
+    """The version that the transaction makes of a namespace that holds `held` (of a restore: what the target held).
+
+    Raises LimitExceeded.
+    """
+    number = (head.version if head else 0) + 1
+    after = dict(held)
+    for change in t.changes:
+        if isinstance(change, PutMatrix):
+            after[change.key] = Entry(change.key, change.certificate, number)
+        elif isinstance(change, DeleteMatrix):
+            after.pop(change.key, None)
+    if len(after) > keys_max:
+        raise LimitExceeded(limit="keys_per_namespace_max", value=len(after), maximum=keys_max, field="updates")
+    entries = tuple(after[key] for key in sorted(after, key=str.encode))
+    return Version(
+        version=number,
+        # A clock that stepped back must not make history run backwards.
+        commit_time_us=max(t.time_us, head.commit_time_us if head else 0),
+        committer=t.committer,
+        metadata=t.metadata,
+        valid=all(e.certificate.valid for e in entries),
+        restored_version=restored_version(t),
+        entries=entries,
+        changed_keys=tuple(c.key for c in t.changes if not isinstance(c, RestoreVersion)),
+    )
