@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from sfm_grpc.settings import FILE_VARIABLE, Settings, variable
@@ -79,7 +80,14 @@ def _accepted(field: FieldInfo) -> Iterator[str]:
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):
         yield " or ".join(f"`{member.value}`" for member in kind)
     else:
-        yield {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path"}[kind]
+        yield {
+            bool: "`true` or `false`",
+            int: "whole number",
+            float: "number",
+            str: "text",
+            Path: "path",
+            SecretStr: "secret text",
+        }[kind]
     for bound in field.metadata:
         for name, words in _BOUNDS.items():
             if (limit := getattr(bound, name, None)) is not None:

@@ -14,6 +14,8 @@ from tests.support.engines import ENGINES, Engine
 from tests.support.processes import ServerProcess
 from tests.support.servers import Server, serving, settings_for
 
+pytest_plugins = ["tests.support.services.fixtures"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**overrides): settings of the server that the test's fixtures start")
@@ -27,9 +29,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest) -> Engine:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Every engine in turn."""
-    return ENGINES[request.param]
+    with contextlib.closing(ENGINES[request.param](request.getfixturevalue)) as engine:
+        yield engine
 
 
 @pytest.fixture

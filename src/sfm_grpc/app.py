@@ -14,11 +14,12 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from sfm_grpc import memory
+from sfm_grpc import memory, stores
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.examiner import Examiner
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
 from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
@@ -36,12 +37,10 @@ from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
 from sfm_grpc.storage.in_process import SnapshotCache
-from sfm_grpc.storage.sqlite import SqliteStore
 
 _log = logging.getLogger(__name__)
 
-# How often the store is asked how it is, and the loop how late it is.
-_CHECK_S = 2.0
+# How often the loop is asked how late it is.
 _LAG_S = 0.25
 
 
@@ -56,11 +55,12 @@ class App:
         self._windows = {"read": LatencyWindow(s.latency_window_s), "commit": LatencyWindow(s.latency_window_s)}
         # Admission is CPU: more threads than cores would only take turns.
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="admission")
-        self.store: Store = SqliteStore(s.data_dir.absolute() / "sfm.db", keys_per_namespace_max=s.keys_per_namespace_max)
+        self.store: Store = stores.build(s, self.metrics.store)
         cache = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
         self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
         self.reads = Reads(self.store, cache, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt)
-        self.truth = Truth(self.store, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
+        self.presence = Presence(self.store, self.rho_health.load)
+        self.truth = Truth(self.presence, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
         self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics, self.rho_health.is_whole)
         self.commits = CommitPath(self.store)
@@ -81,7 +81,10 @@ class App:
     # ---- life
 
     async def __aenter__(self) -> App:
-        """Opens the store, the ports, the background work. Raises StoreUnavailable, OSError; leaves nothing open then."""
+        """Opens the store, the ports, the background work. Raises StoreRefused, OSError; leaves nothing open then.
+
+        A store that is away may come later: until then the server is alive, and not ready.
+        """
         try:
             await self._open()
         except BaseException:
@@ -98,19 +101,18 @@ class App:
         self._stack.callback(self._threads.shutdown)
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
-        await self.store.open()
-        await self.rho_health.load()
+        await self.presence.begin()
         self.rho_health.on_change(lambda ok: self._spawn(self._probe.set_rho(ok)))
         await self._open_grpc()
         await self._open_http()
         self._stack.push_async_callback(self._stop_background)
         self._spawn(self.rho_health.watch(self.settings.rho_verify_interval_s))
         self._spawn(self._housekeeping.run())
-        self._spawn(self._watch_store())
+        self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._watch_loop())
         await self._probe.set_rho(self.rho_health.ok)
         await self._probe.set_started()
-        await self._refresh_ready()
+        await self._tell_ready(await self.presence.look())
 
     async def _open_grpc(self) -> None:
         facts = ServerFacts(self.settings, self.store.name, rpc_server.SERVICES)
@@ -140,7 +142,7 @@ class App:
     async def drain(self) -> None:
         """Says that it is going, waits for that to be noticed, then refuses new calls and finishes those in flight."""
         self.truth.draining = True
-        await self._refresh_ready()
+        await self._tell_ready(self.presence.ok)
         await asyncio.sleep(self.settings.drain_notice_s)
         # In this order: a server that is stopping tells callers who come now CANCELLED, which nobody retries.
         end = time.monotonic() + self.settings.drain_s
@@ -161,13 +163,7 @@ class App:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch_store(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_S)
-            await self._refresh_ready()
-
-    async def _refresh_ready(self) -> None:
-        await self.truth.check_store()
+    async def _tell_ready(self, _store_ok: bool) -> None:
         self.metrics.ready.set(self.truth.ready)
         await self._probe.set_ready(self.truth.ready)
 

@@ -444,6 +444,13 @@ class StoreUnavailable(SfmError):
         return f"the store is not available: {self.problem}{unknown}"
 
 
+class StoreRefused(StoreUnavailable):
+    """The store cannot be served from until a person acts: it is misconfigured, unsafe, or another release's.
+
+    A server that finds so when it starts ends; to callers it is a StoreUnavailable.
+    """
+
+
 @dataclass(eq=False, kw_only=True)
 class Draining(SfmError):
     """The server is about to stop."""

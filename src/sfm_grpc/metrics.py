@@ -60,10 +60,25 @@ class Metrics:
         self.latency_p95 = Gauge("sfm_latency_p95_seconds", "p95 over the sliding window", ("operation",), registry=r)
         self.loop_lag = Gauge("sfm_event_loop_lag_seconds", "How late the event loop's last tick was", registry=r)
         self.ready = Gauge("sfm_ready", "1 while the server is ready", registry=r)
+        self.store = StoreMetrics(r)
 
     def call(self, service: str, method: str) -> CallMetrics:
         """The metrics of one method."""
         return self._calls.of(service, method)
+
+
+class StoreMetrics:
+    """The connections to a store beyond this process; all 0 where there is none."""
+
+    def __init__(self, r: CollectorRegistry) -> None:
+        self.connections = Gauge("sfm_store_connections", "Connections to the store that are open", registry=r)
+        self.connections_max = Gauge("sfm_store_connections_max", "Connections to the store at most", registry=r)
+        self.busy = Gauge("sfm_store_connections_busy", "Connections to the store that are in use", registry=r)
+        self.waiting = Gauge("sfm_store_waiting", "Calls waiting for a connection to the store", registry=r)
+        self.wait_seconds = Histogram(
+            "sfm_store_wait_seconds", "Time until a call had a connection to the store", buckets=_SECONDS, registry=r
+        )
+        self.exhausted = Counter("sfm_store_exhausted", "Calls refused because every connection was in use", registry=r)
 
 
 class CallMetrics:

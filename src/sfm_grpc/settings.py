@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sfm_grpc.model import Enforcement
@@ -55,6 +55,30 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("var"),
         description="Directory of the embedded store (`sfm.db`); created when missing. Servers on one machine may share it.",
+    )
+    postgres_url: SecretStr | None = Field(
+        None,
+        description="Postgres as the store, `postgresql://user:password@host:5432/database`; unset: the embedded file.",
+    )
+    postgres_migrate: bool = Field(False, description="Bring the schema up to date when starting; else `sfm migrate` does.")
+    allow_unsafe_durability: bool = Field(
+        False,
+        description="Serve from a Postgres that may lose what it acknowledges (fsync, full_page_writes, synchronous_commit).",
+    )
+    postgres_pool_min: int = Field(2, ge=1, le=1_000, description="Connections that each server keeps open.")
+    postgres_pool_max: int = Field(
+        16, ge=1, le=1_000, description="Connections of each server at most, besides one that only checks."
+    )
+    postgres_pool_wait_ms: int = Field(
+        1_000, ge=1, description="How long a call waits for a connection: then RESOURCE_EXHAUSTED."
+    )
+    postgres_pool_waiting_max: int = Field(256, ge=1, description="Calls that may wait for a connection at once.")
+    postgres_connect_timeout_s: float = Field(5, ge=2, description="How long connecting may take.")
+    postgres_statement_timeout_ms: int = Field(
+        10_000, ge=10, description="How long one statement may take: then it is undone, and the caller told UNAVAILABLE."
+    )
+    postgres_lock_timeout_ms: int = Field(
+        5_000, ge=10, description="How long a commit waits for another of the same namespace: then UNAVAILABLE."
     )
     rho_history_versions: int = Field(
         100, ge=1, description="Versions kept for each namespace; the head and LAST_VALID always stay."
@@ -149,6 +173,8 @@ class Settings(BaseSettings):
             raise ValueError("SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE go together")
         if self.tls_client_ca_file and not self.tls_cert_file:
             raise ValueError("SFM_TLS_CLIENT_CA_FILE needs SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE")
+        if self.postgres_pool_min > self.postgres_pool_max:
+            raise ValueError("SFM_POSTGRES_POOL_MIN is over SFM_POSTGRES_POOL_MAX")
         if self.deadline_default_ms > self.deadline_max_ms:
             raise ValueError("SFM_DEADLINE_DEFAULT_MS is over SFM_DEADLINE_MAX_MS")
         if self.inflight_bytes_max < self.message_bytes_max:

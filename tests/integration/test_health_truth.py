@@ -247,7 +247,7 @@ async def test_a_store_that_does_not_answer_is_not_ready(server: Server, monkeyp
         return ""
 
     monkeypatch.setattr(server.app.store, "check", never)
-    assert not await server.app.truth.check_store()
+    assert not await server.app.presence.look()
     found = server.app.truth.report()
     assert not found.ready
     assert "does not answer within 0.05 s" in found.components[0].detail
@@ -259,7 +259,7 @@ async def test_a_check_waits_for_no_reader(server: Server, monkeypatch: pytest.M
     reads = [asyncio.create_task(server.app.store.read(N)) for _ in range(4)]
     await asyncio.sleep(0.05)
     begun = time.monotonic()
-    assert await server.app.truth.check_store()
+    assert await server.app.presence.look()
     assert time.monotonic() - begun < 0.5
     await asyncio.gather(*reads)
 
@@ -277,14 +277,14 @@ async def test_a_file_that_is_gone_or_cannot_be_written_is_noticed(
         os.rename(path, aside)
         if harm == "replaced":
             shutil.copy(aside, path)
-    assert not await server.app.truth.check_store()
+    assert not await server.app.presence.look()
     detail = server.app.truth.report().components[0].detail
     assert ("read-only" if harm == "read-only" else "gone or was replaced") in detail
     if harm == "read-only":
         monkeypatch.undo()
     else:
         os.replace(aside, path)
-    assert await server.app.truth.check_store()
+    assert await server.app.presence.look()
 
 
 class Failing(sqlite3.Connection):

@@ -16,7 +16,7 @@ from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.storage.sqlite.connection import APPLICATION_ID, SCHEMA_VERSION, connect
 from tests.conftest import Serve
 from tests.support.drivers import Put
-from tests.support.engines import Sqlite
+from tests.support.engines.sqlite import Sqlite
 from tests.support.matrices import density
 from tests.support.messages import commit_of, seed
 from tests.support.refusals import refused

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import httpx
 from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
+from pydantic import SecretStr
 from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 
 from sfm_grpc.app import App
@@ -23,13 +24,17 @@ CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 
 def settings_for(**overrides: object) -> Settings:
     """A server on free ports of this machine, without an HTTP port unless one is asked for."""
-    elsewhere = {name: Path(str(overrides.pop(name))) for name in ["data_dir"] if name in overrides}
+    elsewhere: dict[str, object] = {}
+    if "data_dir" in overrides:
+        elsewhere["data_dir"] = Path(str(overrides.pop("data_dir")))
+    if "postgres_url" in overrides:
+        elsewhere["postgres_url"] = SecretStr(str(overrides.pop("postgres_url")))
     return _loaded(tuple(sorted(overrides.items()))).model_copy(update=elsewhere)
 
 
 @functools.cache
 def _loaded(overrides: tuple[tuple[str, object], ...]) -> Settings:
-    """Loading is a third of a small test's time, and most tests differ in nothing but the directory."""
+    """Loading is a third of a small test's time, and most tests differ in nothing but where the store is."""
     return load({"listen": "127.0.0.1:0", "http_listen": "", **dict(overrides)})
 
 

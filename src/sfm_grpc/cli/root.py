@@ -11,6 +11,7 @@ import typer
 from sfm_grpc.cli import exits, rho_files, rho_history, verify
 from sfm_grpc.cli.config import config
 from sfm_grpc.cli.help import epilog
+from sfm_grpc.cli.migrate import migrate
 from sfm_grpc.cli.serve import serve
 from sfm_grpc.cli.status import healthcheck, status
 from sfm_grpc.errors import SfmError, Unreachable
@@ -52,8 +53,17 @@ app.command(
         "sfm serve",
         "sfm serve --listen 127.0.0.1:0 --http-listen '' --data-dir /srv/sfm --ready-file /run/sfm.json",
         "SFM_TLS_CERT_FILE=… SFM_TLS_KEY_FILE=… sfm serve --listen 0.0.0.0:50051",
+        "SFM_POSTGRES_URL=postgresql://sfm:…@db:5432/sfm sfm serve --migrate",
     )
 )(serve)
+app.command(
+    epilog=epilog(
+        "Examples",
+        "SFM_POSTGRES_URL=postgresql://sfm:…@db:5432/sfm sfm migrate",
+        "sfm migrate --check || sfm migrate",
+        "sfm migrate --check --json",
+    )
+)(migrate)
 app.command(epilog=epilog("Examples", "sfm config", "SFM_CONFIG_FILE=sfm.env sfm config --json"))(config)
 app.command(
     epilog=epilog("Examples", "sfm status", "sfm status --namespace agent-7 --target 10.0.0.5:50051", "sfm status --json")

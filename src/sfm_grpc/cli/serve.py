@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
+    *,
     listen: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC address; port 0 takes a free one. [SFM_LISTEN]")
     ] = None,
@@ -35,29 +36,47 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow an address beyond loopback without TLS. [SFM_INSECURE]")
     ] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring Postgres' schema up to date first. [SFM_POSTGRES_MIGRATE]")
+    ] = False,
+    allow_unsafe_durability: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsafe-durability", help="Serve from a Postgres that may lose commits. [SFM_ALLOW_UNSAFE_DURABILITY]"
+        ),
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="When serving, write the addresses there as JSON; removed at the end.")
     ] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
-    Then calls in flight are finished, and the exit code is 0. Without any option: SQLite in ./var, on loopback. `sfm config`
-    lists every setting. What goes to stdout begins with the line
-    `gRPC HOST:PORT`; logs go to stderr.
+    Then calls in flight are finished, and the exit code is 0. Without any option: SQLite in ./var, on loopback; with
+    SFM_POSTGRES_URL: Postgres. `sfm config` lists every setting. What goes to stdout begins with the line `gRPC HOST:PORT`; logs
+    go to stderr.
     """
     from sfm_grpc.settings import ConfigError, load
 
-    given = {"listen": listen, "http_listen": http_listen, "data_dir": data_dir, "insecure": insecure or None}
+    given = {
+        "listen": listen,
+        "http_listen": http_listen,
+        "data_dir": data_dir,
+        "insecure": insecure or None,
+        "postgres_migrate": migrate or None,
+        "allow_unsafe_durability": allow_unsafe_durability or None,
+    }
     try:
         settings = load({name: value for name, value in given.items() if value is not None})
     except ConfigError as error:
         raise CommandError(str(error)) from None
     from sfm_grpc import logs
-    from sfm_grpc.errors import SfmError
+    from sfm_grpc.errors import SfmError, StoreRefused
 
     logs.configure(settings.log_level, settings.log_format)
     try:
         _run(settings, ready_file)
+    except StoreRefused as error:
+        raise CommandError(f"cannot serve: {error.problem}") from None
     except SfmError as error:
         raise CommandError(f"cannot serve: {error}") from None
     except OSError as error:
@@ -102,14 +121,16 @@ def _sentence(error: OSError) -> str:
 
 
 def _announce(app: App, ready_file: Path | None) -> None:
-    facts = {"grpc": app.address, "http": app.http_address, "data_dir": str(app.settings.data_dir.resolve())}
+    from sfm_grpc import stores
+
+    facts = {"grpc": app.address, "http": app.http_address, "data": stores.place(app.settings)}
     if ready_file is not None:
         _write_whole(ready_file, json.dumps(facts) + "\n")
     if app.settings.log_format == "json":
         # Whoever reads JSON lines reads nothing else.
         _log.info("serving", extra=facts)
         return
-    print("\n".join(_banner(app)), flush=True)
+    print("\n".join(_banner(app, facts["data"])), flush=True)
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -124,7 +145,7 @@ def _remove(path: Path | None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _banner(app: App) -> list[str]:
+def _banner(app: App, data: str) -> list[str]:
     settings = app.settings
     reach = _reachable(app.address)
     target = "" if reach == "127.0.0.1:50051" else f" --target {reach}"
@@ -133,7 +154,7 @@ def _banner(app: App) -> list[str]:
     lines = [
         f"gRPC {app.address}",
         f"HTTP {app.http_address}" if app.http_address else "HTTP none",
-        f"data {settings.data_dir.resolve()}",
+        f"data {data}",
         "",
         "Next, in another terminal:",
         f"  sfm status{target}{' --tls' if tls else ''}",

@@ -89,7 +89,7 @@ class Reads:
         degraded = False
         if not query.canonical:
             number = self._store.peek(query.scope)
-            self.degraded = degraded = number is None
+            self.degraded = degraded = number is None and self._store.peeks
             live = self._live(query, number)
             if live is not None:
                 return live
@@ -162,8 +162,11 @@ class Reads:
         except RhoCorrupt as error:
             self._on_corrupt(query.scope, error)
             raise
+        # Asked for a version's number, the store said the one that memory holds: so memory answered.
+        known = kept is not None and kept.version == reading.version and not reading.numbers
         snapshot = self._keep(query.scope, reading.version, {**numbers, **reading.numbers}, asked_us)
-        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=False, degraded=degraded)
+        cached = known and not query.canonical and not self._store.peeks
+        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=cached, degraded=degraded)
 
     async def _exact(self, query: Query, number: int) -> Answer:
         """A version never changes: if memory holds it, there is nothing to ask."""

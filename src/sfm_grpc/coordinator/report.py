@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sfm_grpc.coordinator.health import RhoHealth, RhoReport, RhoState
+from sfm_grpc.coordinator.presence import Component, Presence
 from sfm_grpc.coordinator.reads import Reads
-from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.metrics import LatencyWindow
 from sfm_grpc.model import Scope
-from sfm_grpc.storage.contract import Store
-
-_CHECK_TIMEOUT_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """A part the server stands on."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +52,20 @@ class Truth:
     """Puts the report together. Nothing in it waits: the store's state is what the last check found."""
 
     def __init__(
-        self, store: Store, rho: RhoHealth, reads: Reads, windows: dict[str, LatencyWindow], latency_bound_s: float
+        self, store: Presence, rho: RhoHealth, reads: Reads, windows: dict[str, LatencyWindow], latency_bound_s: float
     ) -> None:
         self._store = store
         self._rho = rho
         self._reads = reads
         self._windows = windows
         self._bound_s = latency_bound_s
-        self._component = Component(store.name, ok=False, detail="not opened yet")
         self._start_time_us = time.time_ns() // 1000
         self.draining = False
 
     @property
     def ready(self) -> bool:
         """The canonical store answers and the server is not draining."""
-        return self._component.ok and not self.draining
-
-    async def check_store(self) -> bool:
-        """Asks the store how it is; returns whether it answers, within `_CHECK_TIMEOUT_S`."""
-        try:
-            async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                detail = await self._store.check()
-            self._component = Component(self._store.name, ok=True, detail=detail)
-        except TimeoutError:
-            self._component = Component(self._store.name, ok=False, detail=f"does not answer within {_CHECK_TIMEOUT_S:g} s")
-        except StoreUnavailable as error:
-            self._component = Component(self._store.name, ok=False, detail=error.problem)
-        return self._component.ok
+        return self._store.ok and not self.draining
 
     def report(self, scope: Scope | None = None) -> Report:
         """The report; with a namespace, that one's detail instead of the worst ones'."""
@@ -102,7 +76,7 @@ class Truth:
             degraded=self._reads.degraded,
             rho=rho,
             shown=rho.worst if scope is None else [state] if state else [],
-            components=(self._component, self._verification()),
+            components=(self._store.component, self._verification()),
             latencies=[self._latency(name, window) for name, window in self._windows.items()],
             start_time_us=self._start_time_us,
             verifications=self._rho.verifications,

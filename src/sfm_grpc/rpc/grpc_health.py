@@ -31,7 +31,7 @@ class ProbeServicer(AsyncHealthServicer):
             await self._change(name, ready)
 
     async def set_started(self) -> None:
-        """The store was opened and ρ is known."""
+        """The ports are open. A store that is away is waited for: starting again would not bring it."""
         await self._change("startup", True)
 
     async def set_rho(self, ok: bool) -> None:

@@ -68,9 +68,15 @@ class Store(Protocol):
 
     name: str
     """`sqlite` or `postgres`: what GetServerInfo says."""
+    peeks: bool
+    """Whether `peek` says versions at all; where it does not, that it says None is how things are, and no trouble."""
 
     async def open(self) -> None:
-        """Connects, and creates or checks the schema. Raises StoreUnavailable with what to do about it."""
+        """Connects, and creates or checks the schema. Nothing is open when it raises, and it may be called again.
+
+        Raises StoreUnavailable when the store is away and may come by itself, StoreRefused (with what to do about it) when
+        a person must act first.
+        """
 
     async def close(self) -> None:
         """Finishes what is under way and lets go. Idempotent."""
@@ -97,7 +103,8 @@ class Store(Protocol):
 
         Then one version is made of all that the namespace holds after the changes, the request is remembered, the event is
         written. The commit time is the transaction's, or the version's before it where that is later. Only successes are
-        remembered. Raises StoreUnavailable, with `outcome_unknown` when the store may have committed all the same.
+        remembered. Raises StoreUnavailable, with `outcome_unknown` when the store may have committed all the same, and Overloaded
+        when all its connections are in use; so may every question below.
         """
 
     def peek(self, scope: Scope) -> int | None:

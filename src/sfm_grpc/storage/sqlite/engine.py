@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from sfm_grpc.errors import StoreUnavailable
+from sfm_grpc.errors import StoreRefused, StoreUnavailable
 from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.sqlite import commit, housekeeping, reads
@@ -36,6 +36,7 @@ class SqliteStore:
     """`storage.contract.Store` on one file."""
 
     name = "sqlite"
+    peeks = True
 
     def __init__(self, path: Path, *, keys_per_namespace_max: int) -> None:
         self._path = path
@@ -55,8 +56,11 @@ class SqliteStore:
         self._log_bytes = 0
 
     async def open(self) -> None:
-        """See the contract."""
-        await asyncio.get_running_loop().run_in_executor(self._writing, self._open)
+        """See the contract. A file does not come by itself: whatever is wrong, someone must act."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writing, self._open)
+        except StoreUnavailable as error:
+            raise StoreRefused(problem=error.problem) from error
 
     def _open(self) -> None:
         try:

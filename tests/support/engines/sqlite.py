@@ -1,4 +1,4 @@
-"""The engines under test, and what tests do to them behind the server's back."""
+"""The embedded engine under test: one file."""
 
 from __future__ import annotations
 
@@ -6,64 +6,24 @@ import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
 from sfm_grpc.model import Scope
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.sqlite.connection import connect
 
 
-class Engine(Protocol):
-    """How to configure an engine, look into it and harm it."""
-
-    name: str
-
-    def settings(self, directory: Path) -> dict[str, object]:
-        """The settings of a server on a fresh store."""
-
-    def fingerprint(self, settings: Settings) -> str:
-        """A digest of everything that is stored: two that are equal saw the same store."""
-
-    def bodies(self, settings: Settings) -> int:
-        """How many matrices' numbers are stored."""
-
-    def corrupt(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
-        """Flips a bit of the stored numbers of one key of one version."""
-
-    def garble(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
-        """Makes the stored certificate of one key of one version unreadable."""
-
-    def garble_version(self, settings: Settings, scope: Scope, version: int, how: str) -> None:
-        """Damages the stored record of a version: its `metadata`, its `bytes` (no longer text), or all of it (`lost`)."""
-
-    def lose(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
-        """Loses the stored numbers, and their certificate, of one key of one version."""
-
-    def patience(self, seconds: float) -> AbstractContextManager[None]:
-        """While it lasts, an engine that is opened in this process waits this long where the store is busy."""
-
-    def busy(self, settings: Settings) -> AbstractContextManager[None]:
-        """While it lasts, every commit waits."""
-
-    def versions(self, settings: Settings, scope: Scope) -> list[int]:
-        """The stored versions of a namespace, without asking a server."""
-
-    def damage(self, settings: Settings) -> list[str]:
-        """What is wrong with the stored bytes, all of them: structure, and each matrix's digest."""
-
-    def unplugged(self, settings: Settings) -> AbstractContextManager[None]:
-        """While it lasts, the store cannot be read nor written."""
-
-
 class Sqlite:
     """The embedded engine: one file."""
 
     name = "sqlite"
+    peeks = True
 
     def settings(self, directory: Path) -> dict[str, object]:
         return {"data_dir": directory}
+
+    def close(self) -> None:
+        """The file goes with the test's directory."""
 
     def fingerprint(self, settings: Settings) -> str:
         with _connected(settings) as c:
@@ -183,9 +143,3 @@ def _tell_everyone(c: sqlite3.Connection) -> None:
 def _connected(settings: Settings) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(settings.data_dir / "sfm.db", isolation_level=None, timeout=10)) as connection:
         yield connection
-
-
-# Another engine is one more line here: the whole of tests/contract runs on it.
-ENGINES: dict[str, Engine] = {
-    "sqlite": Sqlite(),
-}

@@ -1,0 +1,185 @@
+"""The engine: the pool, the one connection that only checks, and a thread for work on many numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+
+from sfm_grpc.errors import StoreUnavailable
+from sfm_grpc.metrics import StoreMetrics
+from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
+from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
+from sfm_grpc.storage.postgres import commit, durability, housekeeping, migrate, packing, reads
+from sfm_grpc.storage.postgres.connection import connect, is_gone, watched
+from sfm_grpc.storage.postgres.errors import translated
+from sfm_grpc.storage.postgres.heads import Heads
+from sfm_grpc.storage.postgres.options import PostgresOptions
+from sfm_grpc.storage.postgres.pool import Pool
+
+_T = TypeVar("_T")
+
+_THREADS = 2
+# Fewer bytes than these are hashed and unpacked sooner than they are handed to a thread.
+_HANDED_OVER_BYTES = 64 * 1024
+# How long a check may take before the connection it uses is given up.
+_CHECK_S = 2.5
+
+
+class PostgresStore:
+    """`storage.contract.Store` on a Postgres database."""
+
+    name = "postgres"
+    peeks = False
+
+    def __init__(self, options: PostgresOptions, metrics: StoreMetrics, *, keys_per_namespace_max: int) -> None:
+        self._options = options
+        self._keys_max = keys_per_namespace_max
+        self._pool = Pool(options, metrics)
+        self._heads = Heads()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
+        self._checker: AsyncConnection | None = None
+        self._checking = asyncio.Lock()
+        self._closed = False
+
+    # ---- life
+
+    async def open(self) -> None:
+        """See the contract."""
+        if self._options.migrate:
+            await migrate.migrate(self._options)
+        connection = await connect(self._options)
+        try:
+            with watched(connection, _CHECK_S), translated():
+                await durability.check(connection, allow_unsafe=self._options.allow_unsafe_durability)
+                await migrate.check(connection)
+            await self._pool.open()
+        finally:
+            await connection.close()
+        self._pool.trouble = ""
+
+    async def close(self) -> None:
+        """See the contract."""
+        self._closed = True
+        await self._pool.close()
+        async with self._checking:
+            await self._drop_checker()
+        self._threads.shutdown(wait=False)
+
+    async def check(self) -> str:
+        """See the contract. On a connection of its own: it neither waits for the pool nor takes from it."""
+        async with self._checking:
+            if not self._pool.is_open:
+                raise StoreUnavailable(problem="Postgres: not opened yet, or closed")
+            try:
+                said = await self._ask()
+            except StoreUnavailable as error:
+                self._pool.trouble = error.problem
+                await self._drop_checker()
+                raise
+            except asyncio.CancelledError:
+                self._pool.trouble = "Postgres does not answer"
+                await self._drop_checker()
+                raise
+            self._pool.trouble = ""
+            return said
+
+    async def _ask(self) -> str:
+        if self._checker is None or is_gone(self._checker):
+            await self._drop_checker()
+            self._checker = await connect(self._options)
+        with watched(self._checker, _CHECK_S), translated():
+            cursor = await self._checker.execute(reads.SQL["check"])
+            standby, read_only, _ = await cursor.fetchone() or (True, True, None)
+        if standby or read_only:
+            what = "a standby" if standby else "read-only"
+            raise StoreUnavailable(problem=f"Postgres at {self._place()} is {what}: it takes no commits; name the primary")
+        return f"{self._place()}, Postgres {self._checker.info.server_version // 10_000}"
+
+    async def _drop_checker(self) -> None:
+        if self._checker is not None:
+            await self._checker.close()
+            self._checker = None
+
+    def _place(self) -> str:
+        """Where it is, without any secret."""
+        given = conninfo_to_dict(self._options.url)
+        return f"{given.get('host', 'the local socket')}:{given.get('port', 5432)}/{given.get('dbname', '')}"
+
+    # ---- writing
+
+    async def commit(self, transaction: Transaction) -> CommitResult:
+        """See the contract."""
+        packed = {c.key: await self._packed(c) for c in transaction.changes if isinstance(c, PutMatrix)}
+        return await self._pool.run(
+            lambda c: commit.commit(c, transaction, packed, self._heads, self._keys_max),
+            deadline=transaction.deadline,
+            committing=True,
+        )
+
+    async def _packed(self, put: PutMatrix) -> tuple[packing.Packing, Buffer]:
+        if not packing.is_packable(put.matrix):
+            return packing.Packing.WHOLE, put.matrix.numbers
+        return await self._in_thread(lambda: packing.pack(put.matrix))
+
+    async def compact(self, scope: Scope, retention: Retention, now_us: int) -> int:
+        """See the contract."""
+        return await self._pool.run(lambda c: housekeeping.compact(c, scope, retention, now_us))
+
+    async def forget(self, retention: Retention, now_us: int) -> int:
+        """See the contract."""
+        return await self._pool.run(lambda c: housekeeping.forget(c, retention, now_us))
+
+    # ---- reading
+
+    def peek(self, _scope: Scope) -> int | None:
+        """See the contract: there is a network between."""
+        return None
+
+    async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
+        """See the contract."""
+        return await self._pool.run(lambda c: reads.remembers(c, scope, method, request_id))
+
+    async def read(
+        self,
+        scope: Scope,
+        *,
+        number: int | None = None,
+        keys: Sequence[str] = (),
+        have: Collection[bytes] = (),
+        numbers: bool = True,
+    ) -> Reading:
+        """See the contract."""
+        found = await self._pool.run(lambda c: reads.read(c, scope, number, keys, have, numbers=numbers))
+        return await self._checked(found.size, lambda: found.checked(scope))
+
+    async def body(self, scope: Scope, entry: Entry, *, number: int) -> Buffer:
+        """See the contract."""
+        stored = await self._pool.run(lambda c: reads.body(c, scope, entry, number))
+        return await self._checked(stored.size, lambda: stored.checked(scope, number))
+
+    async def versions(self, scope: Scope, *, before: int | None, limit: int) -> VersionPage:
+        """See the contract."""
+        return await self._pool.run(lambda c: reads.versions(c, scope, before, limit))
+
+    async def heads(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
+        """See the contract."""
+        return await self._pool.run(lambda c: reads.heads(c, after, limit))
+
+    async def events(self, *, after: int, limit: int) -> Sequence[StoredEvent]:
+        """See the contract."""
+        return await self._pool.run(lambda c: reads.events(c, after, limit))
+
+    # ---- numbers
+
+    async def _checked(self, size: int, check: Callable[[], _T]) -> _T:
+        return check() if size < _HANDED_OVER_BYTES else await self._in_thread(check)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise StoreUnavailable(problem="Postgres: closed")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,0 +1,92 @@
+"""The one seam where psycopg's errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import errors as pg
+
+from sfm_grpc.errors import LimitExceeded, StoreRefused, StoreUnavailable
+
+# What is wrong, by SQLSTATE; a class of two characters stands for what is not named.
+_PROBLEMS = {
+    "08": "the connection failed",
+    "25006": "it takes no writes: a standby, or default_transaction_read_only",
+    "40001": "it undid the statement so that another could go on",
+    "40P01": "it undid the statement to end a deadlock",
+    "42P01": "its schema is not there: run `sfm migrate`",
+    "42703": "its schema is another release's: run `sfm migrate --check`",
+    "3F000": "its schema is not there: run `sfm migrate`",
+    "53100": "its disk is full; free some space (nothing was changed)",
+    "53200": "it ran out of memory (nothing was changed)",
+    "53300": "it has no connection left: raise its max_connections, or lower SFM_POSTGRES_POOL_MAX",
+    "55000": "it takes no connections to this database just now",
+    "55P03": "another commit holds the namespace's row for longer than SFM_POSTGRES_LOCK_TIMEOUT_MS",
+    "57014": "the statement took longer than SFM_POSTGRES_STATEMENT_TIMEOUT_MS, and was undone",
+    "57": "it is stopping or starting",
+    "58": "its machine reports an error",
+    "XX001": "it found damaged data: restore a backup",
+    "XX002": "it found a damaged index: REINDEX, or restore a backup",
+}
+# Nobody but a person can mend these: a server that starts refuses to.
+_REFUSALS = {
+    "28P01": "the password is wrong",
+    "28": "it does not let this user in",
+    "3D000": "the database does not exist",
+    "42501": "this user may not do that: grant it the schema sfm",
+    "0A000": "it is too old for this release",
+}
+_VALUE_BYTES_MAX = 1 << 30
+
+
+@contextlib.contextmanager
+def translated(*, committing: bool = False) -> Iterator[None]:
+    """Turns operating errors into StoreUnavailable or StoreRefused; what remains is a defect and passes.
+
+    `committing` says that what was sent commits: losing the connection leaves the outcome unknown. An answer with an SQLSTATE,
+    other than that the server goes away, says that nothing was changed.
+    """
+    try:
+        yield
+    except pg.ProgramLimitExceeded as error:
+        raise LimitExceeded(limit="postgres_value_bytes_max", value=_VALUE_BYTES_MAX + 1, maximum=_VALUE_BYTES_MAX) from error
+    except psycopg.Error as error:
+        state = error.sqlstate or ""
+        text = " ".join(str(error).split())
+        refusal = _REFUSALS.get(state) or _REFUSALS.get(state[:2])
+        if refusal:
+            raise StoreRefused(problem=f"Postgres: {refusal} ({text})") from error
+        if not state and isinstance(error, psycopg.OperationalError):
+            raise StoreUnavailable(problem=f"Postgres: {text}", outcome_unknown=committing) from error
+        problem = _PROBLEMS.get(state) or _PROBLEMS.get(state[:2])
+        if problem is None:
+            raise
+        unknown = committing and state != "57014" and state[:2] in ("08", "57")
+        raise StoreUnavailable(problem=f"Postgres: {problem} ({text})", outcome_unknown=unknown) from error
+
+
+def connecting(error: psycopg.Error) -> StoreUnavailable:
+    """Why a connection could not be made. libpq says it in words only: the server's own state is lost in them."""
+    text = " ".join(str(error).split())
+    for words, problem in _CONNECTING.items():
+        if words in text:
+            return StoreRefused(problem=f"Postgres: {problem} ({text})")
+    return StoreUnavailable(problem=f"Postgres cannot be reached: {text}")
+
+
+_CONNECTING = {
+    "password authentication failed": "the password is wrong; see SFM_POSTGRES_URL",
+    "no password supplied": "it wants a password; write it into SFM_POSTGRES_URL, or PGPASSWORD or a .pgpass file",
+    "SSL off": "it wants TLS; add ?sslmode=require (or verify-full) to SFM_POSTGRES_URL",
+    "no encryption": "it wants TLS; add ?sslmode=require (or verify-full) to SFM_POSTGRES_URL",
+    "server does not support SSL": "it does not speak TLS, and SFM_POSTGRES_URL asks for it",
+    "certificate verify failed": "its certificate is not one that SFM_POSTGRES_URL (sslrootcert) trusts",
+    "server certificate for": "its certificate is for another host than SFM_POSTGRES_URL names",
+    "root certificate file": "SFM_POSTGRES_URL asks to verify its certificate, and there is no sslrootcert to do it with",
+    "does not exist": "the user or the database does not exist; see SFM_POSTGRES_URL",
+    "not permitted to log in": "the user may not log in; see SFM_POSTGRES_URL",
+    "permission denied for database": "the user may not use the database; GRANT CONNECT",
+    "no pg_hba.conf entry": "pg_hba.conf does not let this user in from here",
+}

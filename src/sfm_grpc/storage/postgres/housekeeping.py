@@ -1,0 +1,62 @@
+"""What Postgres no longer needs to keep, taken away in short transactions between commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection
+
+from sfm_grpc.model import Scope
+from sfm_grpc.storage import statements
+from sfm_grpc.storage.contract import Retention
+
+SQL = statements.load(__package__, "housekeeping.sql")
+
+# Commits of the namespace wait meanwhile: a few milliseconds' worth at a time.
+_VERSIONS_AT_ONCE = 32
+_LOOKUPS_AT_ONCE = 8192  # at most; one version is taken whole, however many keys it holds
+_ROWS_AT_ONCE = 1000
+
+
+async def compact(connection: AsyncConnection, scope: Scope, retention: Retention, now_us: int) -> int:
+    """`Store.compact`."""
+    async with connection.transaction():
+        place = {"tenant": scope.tenant, "namespace": scope.namespace}
+        row = await (await connection.execute(SQL["lock_namespace"], place, binary=True)).fetchone()
+        if row is None:
+            return 0
+        namespace_id, newest, oldest = row
+        bounds = {
+            "namespace_id": namespace_id,
+            "newest": newest,
+            "versions": retention.versions,
+            "oldest_time_us": now_us - retention.age_s * 1_000_000 if retention.age_s else 0,
+            "limit": _VERSIONS_AT_ONCE,
+        }
+        found = await (await connection.execute(SQL["list_expired"], bounds, binary=True)).fetchall()
+        expired = _some(found, kept=newest - oldest + 1)
+        if expired:
+            async with connection.pipeline():
+                for name in ("delete_bodies", "delete_versions", "set_oldest"):
+                    await connection.execute(SQL[name], {"namespace_id": namespace_id, "expired": expired})
+        return len(expired)
+
+
+def _some(found: Sequence[tuple[int, int]], *, kept: int) -> list[int]:
+    """The first of the expired versions, at least one: a body is looked for in each kept version."""
+    expired: list[int] = []
+    lookups = 0
+    for version, keys in found:
+        if expired and lookups + keys * kept > _LOOKUPS_AT_ONCE:
+            break
+        expired.append(version)
+        lookups += keys * kept
+    return expired
+
+
+async def forget(connection: AsyncConnection, retention: Retention, now_us: int) -> int:
+    """`Store.forget`."""
+    oldest_time_us = now_us - retention.request_age_s * 1_000_000
+    requests = await connection.execute(SQL["delete_requests"], {"oldest_time_us": oldest_time_us, "limit": _ROWS_AT_ONCE})
+    events = await connection.execute(SQL["delete_events"], {"events": retention.events, "limit": _ROWS_AT_ONCE})
+    return requests.rowcount + events.rowcount

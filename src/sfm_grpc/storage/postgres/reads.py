@@ -1,0 +1,118 @@
+"""Questions to Postgres, one statement and one round trip each, so each is one consistent look."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
+from sfm_grpc.model import Entry, Scope, Version
+from sfm_grpc.storage import codec, statements
+from sfm_grpc.storage.contract import StoredEvent, VersionPage
+from sfm_grpc.storage.postgres.readings import Found, Stored
+
+SQL = statements.load(__package__, "reads.sql")
+
+_Row = tuple[Any, ...]
+
+
+async def read(
+    connection: AsyncConnection, scope: Scope, number: int | None, keys: Sequence[str], have: Collection[bytes], *, numbers: bool
+) -> Found:
+    """`Store.read`, without looking at the numbers: that is work for a thread."""
+    asked = {"number": number, "keys": list(keys), "have": list(have), "numbers": numbers}
+    cursor = await connection.execute(SQL["read"], _scope(scope) | asked, binary=True)
+    rows: list[_Row] = await cursor.fetchall()
+    if not rows:
+        raise NotFound(what="namespace", namespace=scope.namespace)
+    _, newest, oldest, lost, *columns = rows[0][:10]
+    wanted = newest if number is None else number
+    if wanted > newest:
+        raise NotFound(what="version", namespace=scope.namespace, names=(str(wanted),), current=newest)
+    if lost and wanted != newest:
+        raise VersionCompacted(namespace=scope.namespace, version=wanted, oldest=oldest, current=newest)
+    held = [row[10:] for row in rows if row[10] is not None]
+    entries = tuple(_entry(key, put_version, certificate) for key, put_version, certificate, *_ in held)
+    version = codec.version_from_columns(wanted, None if lost else columns, entries)
+    if version.unreadable:
+        raise RhoCorrupt(
+            namespace=scope.namespace, version=wanted, key="", expected_digest="", found_digest="", damaged="version"
+        )
+    chosen = [
+        Stored(entry, sha256, packed, body)
+        for entry, (_, _, _, sha256, packed, body) in zip(entries, held, strict=True)
+        if numbers and (not keys or entry.key in keys) and entry.certificate.digest not in have
+    ]
+    return Found(version, newest, oldest, chosen)
+
+
+async def body(connection: AsyncConnection, scope: Scope, entry: Entry, number: int) -> Stored:
+    """`Store.body`, without looking at the numbers."""
+    asked = {"number": number, "key": entry.key}
+    cursor = await connection.execute(SQL["find_body"], _scope(scope) | asked, binary=True)
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(what="namespace", namespace=scope.namespace)
+    newest, oldest, held, sha256, packed, numbers = row
+    if not held:
+        raise VersionCompacted(namespace=scope.namespace, version=number, oldest=oldest, current=newest)
+    return Stored(entry, sha256, packed, numbers)
+
+
+async def remembers(connection: AsyncConnection, scope: Scope, method: str, request_id: str) -> bool:
+    """`Store.remembers`."""
+    names = {"method": method, "request_id": request_id}
+    cursor = await connection.execute(SQL["remembers"], _scope(scope) | names, binary=True)
+    return await cursor.fetchone() is not None
+
+
+async def versions(connection: AsyncConnection, scope: Scope, before: int | None, limit: int) -> VersionPage:
+    """`Store.versions`."""
+    cursor = await connection.execute(SQL["list_versions"], _scope(scope) | {"before": before, "limit": limit}, binary=True)
+    rows: list[_Row] = await cursor.fetchall()
+    if not rows:
+        raise NotFound(what="namespace", namespace=scope.namespace)
+    newest, oldest = rows[0][:2]
+    kept = groupby((row[2:] for row in rows if row[2] is not None), key=itemgetter(0))
+    listed = (_version(number, list(group), columns=slice(1, 7)) for number, group in kept)
+    return VersionPage(tuple(listed), newest, oldest)
+
+
+async def heads(connection: AsyncConnection, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
+    """`Store.heads`."""
+    bounds = {**_scope(after or Scope("", "")), "limit": limit}
+    cursor = await connection.execute(SQL["list_heads"], bounds, binary=True)
+    rows: list[_Row] = await cursor.fetchall()
+    found = []
+    for (tenant, name, number), group in groupby(rows, key=itemgetter(0, 1, 2)):
+        of_one = [row[3:] for row in group]
+        found.append((Scope(tenant, name), _version(number, of_one, columns=slice(1, 7), lost=of_one[0][0])))
+    return found
+
+
+async def events(connection: AsyncConnection, after: int, limit: int) -> Sequence[StoredEvent]:
+    """`Store.events`."""
+    cursor = await connection.execute(SQL["list_events"], {"after": after, "limit": limit}, binary=True)
+    return [
+        StoredEvent(event_id, Scope(tenant, namespace), topic, version, time_us, codec.payload_from_json(payload))
+        for event_id, tenant, namespace, topic, version, time_us, payload in await cursor.fetchall()
+    ]
+
+
+def _version(number: int, rows: Sequence[_Row], *, columns: slice, lost: bool = False) -> Version:
+    """A version of its rows: its own columns, the same in each, then key, put_version and certificate of one entry."""
+    held = (row[columns.stop :] for row in rows)
+    entries = tuple(_entry(*of_one) for of_one in held if of_one[0] is not None)
+    return codec.version_from_columns(number, None if lost else rows[0][columns], entries)
+
+
+def _entry(key: str, put_version: int, certificate: str | None) -> Entry:
+    return Entry(key, codec.certificate_from_json(certificate or ""), put_version)
+
+
+def _scope(scope: Scope) -> dict[str, object]:
+    return {"tenant": scope.tenant, "namespace": scope.namespace}

@@ -1,0 +1,70 @@
+-- name: read
+-- A version (the newest where none is named), key by key, one consistent look. No row: no such namespace. `lost` of a version
+-- that is kept no more, or lost its record.
+SELECT n.namespace_id, n.version, n.oldest,
+  v.version IS NULL, v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys,
+  e.key, e.put_version, b.certificate, b.sha256, b.packing,
+  CASE WHEN %(numbers)s::boolean AND (cardinality(%(keys)s::text[]) = 0 OR e.key = ANY(%(keys)s::text[]))
+    AND b.sha256 <> ALL(%(have)s::bytea[]) THEN b.numbers END
+FROM sfm.namespace n
+LEFT JOIN sfm.rho_version v ON v.namespace_id = n.namespace_id AND v.version = COALESCE(%(number)s::bigint, n.version)
+LEFT JOIN LATERAL unnest(
+  CASE WHEN COALESCE(%(number)s::bigint, n.version) = n.version THEN n.keys ELSE v.keys END,
+  CASE WHEN COALESCE(%(number)s::bigint, n.version) = n.version THEN n.put_versions ELSE v.put_versions END)
+  AS e (key, put_version) ON true
+LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text
+ORDER BY e.key;
+
+-- name: find_body
+-- `held`: whether that version is kept and holds the key.
+SELECT n.version, n.oldest, e.put_version IS NOT NULL, b.sha256, b.packing, b.numbers
+FROM sfm.namespace n
+LEFT JOIN sfm.rho_version v ON v.namespace_id = n.namespace_id AND v.version = %(number)s::bigint
+LEFT JOIN LATERAL unnest(
+  CASE WHEN %(number)s::bigint = n.version THEN n.keys ELSE v.keys END,
+  CASE WHEN %(number)s::bigint = n.version THEN n.put_versions ELSE v.put_versions END)
+  AS e (key, put_version) ON e.key = %(key)s::text
+LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text;
+
+-- name: remembers
+SELECT 1 FROM sfm.request
+WHERE tenant = %(tenant)s::text AND namespace = %(namespace)s::text AND method = %(method)s::text AND request_id = %(request_id)s::text;
+
+-- name: list_versions
+-- A row for each key of each version; one row, without a version, of a namespace that has none there.
+SELECT n.version, n.oldest, v.version, v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys,
+  e.key, e.put_version, b.certificate
+FROM sfm.namespace n
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_version WHERE namespace_id = n.namespace_id AND version < COALESCE(%(before)s::bigint, n.version + 1)
+  ORDER BY version DESC LIMIT %(limit)s::bigint) v ON true
+LEFT JOIN LATERAL unnest(v.keys, v.put_versions) AS e (key, put_version) ON true
+LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text
+ORDER BY v.version DESC, e.key;
+
+-- name: list_heads
+SELECT n.tenant, n.name, n.version, v.version IS NULL,
+  v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys, e.key, e.put_version, b.certificate
+FROM (
+  SELECT * FROM sfm.namespace WHERE (tenant, name) > (%(tenant)s::text, %(namespace)s::text)
+  ORDER BY tenant, name LIMIT %(limit)s::bigint) n
+LEFT JOIN sfm.rho_version v ON v.namespace_id = n.namespace_id AND v.version = n.version
+LEFT JOIN LATERAL unnest(n.keys, n.put_versions) AS e (key, put_version) ON true
+LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+ORDER BY n.tenant, n.name, e.key;
+
+-- name: list_events
+-- In the order of transactions, and only those before every transaction that is still under way: none can appear later among
+-- them. Ids beyond the newest transaction are of a database that was restored from a dump; nothing under way makes those.
+SELECT event_id, tenant, namespace, topic, version, time_us, payload FROM sfm.event
+WHERE event_id > %(after)s::bigint
+  AND (event_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 16
+    OR event_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint << 16)
+ORDER BY event_id LIMIT %(limit)s::bigint;
+
+-- name: check
+-- Whether this is a server that takes commits, asked of the tables themselves.
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', (SELECT MAX(namespace_id) FROM sfm.namespace);

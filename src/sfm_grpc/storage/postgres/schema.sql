@@ -1,0 +1,138 @@
+-- What all migrations together make, and why. Nothing runs this file: it is for people, and a test proves that the migrations
+-- give exactly this, catalog by catalog. Whoever changes the schema adds a file to migrations/ and says the same here.
+--
+-- Everywhere:
+-- - Times are microseconds since the Unix epoch, as in the API.
+-- - Names are COLLATE "C": compared as bytes, listed in the order of their code points as every engine lists them, and their
+--   indexes outlive an update of the machine's locales.
+-- - JSON is text, not jsonb: it is given back letter by letter and never searched, and of what is damaged the rest can be told.
+-- - No foreign keys: one write path writes all rows of a commit in one statement, and each would cost it a look-up and a lock.
+-- - Autovacuum goes by numbers of dead rows or by small shares: work comes in small portions, however large a table is.
+
+CREATE SCHEMA sfm;
+
+-- Which steps were applied. A server serves when these are the ones it knows, no fewer and no more.
+CREATE TABLE sfm.migration (
+  number integer PRIMARY KEY,
+  name text NOT NULL,
+  -- Of the step's text: a released step never changes, and one that did is noticed.
+  sha256 bytea NOT NULL,
+  -- For people.
+  applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row a namespace: its head, the row that every commit changes. Locking it is what gives commits their order.
+CREATE TABLE sfm.namespace (
+  -- A short name for the other tables' keys. Never used again: a namespace is never deleted.
+  namespace_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant text COLLATE "C" NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  -- The newest version, and the oldest that is kept.
+  version bigint NOT NULL,
+  oldest bigint NOT NULL,
+  -- 63 random bits that each commit draws. What a process remembers of version 7 is of the commit that it saw; after a backup was
+  -- restored there may be another version 7, and this tells them apart.
+  commit_id bigint NOT NULL,
+  -- The manifest: the keys that the newest version holds, in order, and beside each the version that put its numbers. It is the
+  -- same as in the version's own row: one row answers what the head holds, even where the record of the version was damaged.
+  keys text[] COLLATE "C" NOT NULL,
+  put_versions bigint[] NOT NULL,
+  -- Rises whenever versions are taken away. A restore compares it: its target cannot have gone unnoticed since it was looked at.
+  compactions bigint NOT NULL,
+  -- How a namespace is found, and the order in which all are listed.
+  UNIQUE (tenant, name)
+) WITH (
+  -- Half of each page is left free, so that the next head finds its place in the same page as the last. No index has a column
+  -- that a commit changes, so such an update is HOT: no index is written, and the next reader takes the dead row away.
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
+);
+
+-- A key's kind (sfm.v1.MatrixKind), fixed by its first commit; it outlives the key's deletion and its versions.
+CREATE TABLE sfm.rho_key (
+  namespace_id bigint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  kind smallint NOT NULL,
+  PRIMARY KEY (namespace_id, key)
+);
+
+-- One row a version: one commit. Never changed.
+CREATE TABLE sfm.rho_version (
+  namespace_id bigint NOT NULL,
+  version bigint NOT NULL,
+  commit_time_us bigint NOT NULL,
+  committer text NOT NULL,
+  -- JSON, an object of text.
+  metadata text NOT NULL,
+  -- 1 where every certificate of what it holds is valid, else 0.
+  valid smallint NOT NULL,
+  -- Which version it made the newest again; 0: none.
+  restored_version bigint NOT NULL,
+  -- JSON, a list of keys.
+  changed_keys text NOT NULL,
+  -- The manifest, as in sfm.namespace: all that it holds, what it carries along unchanged too. A row for each key of each version
+  -- would be a hundred times as many rows as there are changes.
+  keys text[] COLLATE "C" NOT NULL,
+  put_versions bigint[] NOT NULL,
+  PRIMARY KEY (namespace_id, version)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+-- The numbers of one put. Named by namespace, key and the version that put them, and never changed; later versions that carry the
+-- key along name them in their manifests.
+CREATE TABLE sfm.rho_body (
+  -- Fixed widths first: no byte is lost to alignment.
+  namespace_id bigint NOT NULL,
+  put_version bigint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  -- JSON; it has the digest of the numbers, too.
+  certificate text NOT NULL,
+  -- Of the numbers as they were put, written beside them: it tells damaged numbers from a damaged certificate, and numbers that
+  -- memory holds need not be read.
+  sha256 bytea NOT NULL,
+  -- How they lie here: 0 whole, 1 the upper block triangle of a symmetric matrix, half the bytes; see packing.py.
+  packing smallint NOT NULL,
+  numbers bytea NOT NULL,
+  PRIMARY KEY (namespace_id, key, put_version)
+) WITH (
+  -- Most of the disk is here, and whatever is not vacuumed is space that new numbers cannot use. So: after few dead rows, or the
+  -- 40 MB that 20 000 TOAST rows of 2 kB are, and without pauses, or it would fall behind fast commits.
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200,
+  toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 20000,
+  autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_cost_delay = 0
+);
+-- Out of line, so that certificates are read without them; not compressed: random numbers do not get shorter, trying only costs.
+ALTER TABLE sfm.rho_body ALTER COLUMN numbers SET STORAGE EXTERNAL;
+
+-- Mutations that succeeded, so that a retry gets the first answer again. Its key is what makes sure that one id commits once.
+CREATE TABLE sfm.request (
+  -- By name, not by namespace_id: it is looked for before anything else is known.
+  tenant text COLLATE "C" NOT NULL,
+  namespace text COLLATE "C" NOT NULL,
+  method text COLLATE "C" NOT NULL,
+  request_id text COLLATE "C" NOT NULL,
+  -- Of what was asked: the same id for something else is an error.
+  content_digest bytea NOT NULL,
+  -- The first answer.
+  version bigint NOT NULL,
+  commit_time_us bigint NOT NULL,
+  receipt bytea NOT NULL,
+  first_time_us bigint NOT NULL,
+  PRIMARY KEY (tenant, namespace, method, request_id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+-- The oldest are forgotten first.
+CREATE INDEX request_age ON sfm.request (first_time_us);
+
+-- The outbox: what the rest of the world is to be told, written by the transaction of the commit.
+CREATE TABLE sfm.event (
+  -- The transaction's id << 16. A sequence would be drawn before the commit: a reader that saw 8 could see 7 appear later. Of
+  -- transaction ids Postgres says which are still under way, so a reader stops before them and misses none; see list_events in
+  -- reads.sql. The 16 bits are room for several events of one transaction.
+  event_id bigint PRIMARY KEY,
+  tenant text COLLATE "C" NOT NULL,
+  namespace text COLLATE "C" NOT NULL,
+  topic text COLLATE "C" NOT NULL,
+  version bigint NOT NULL,
+  time_us bigint NOT NULL,
+  -- JSON, an object.
+  payload text NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
