@@ -19,6 +19,22 @@ pytest_plugins = ["tests.support.services.fixtures"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**overrides): settings of the server that the test's fixtures start")
+    config.addinivalue_line("markers", "engines(*names): what is tested is these engines' own")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out tests of one engine's own on another: they are not skipped, they are not there."""
+    others = [item for item in items if not _of_its_engine(item)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+
+
+def _of_its_engine(item: pytest.Item) -> bool:
+    marks = list(item.iter_markers("engines"))
+    callspec = getattr(item, "callspec", None)
+    engine = callspec.params.get("engine") if callspec else None
+    return engine is None or not marks or any(engine in mark.args for mark in marks)
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ def test_serve_says_where_it_is_and_what_to_type_next(sfm: Served) -> None:
     assert lines[:3] == [f"gRPC {grpc}", f"HTTP {http}", f"data {sfm.data}"]
     assert f"  sfm status --target {grpc}" in lines
     assert any("grpcurl -plaintext -max-msg-sz" in line and grpc in line for line in lines)
-    assert sfm.addresses["data_dir"] == str(sfm.data)
+    assert sfm.addresses["data"] == str(sfm.data)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -143,13 +143,13 @@ def test_passwords_in_addresses_are_masked() -> None:
 
 def test_help_names_commands_and_exit_codes(tmp_path: Path) -> None:
     said = run("--help", cwd=tmp_path).stdout
-    assert all(f"  {name}" in said for name in ("serve", "config", "status", "healthcheck", "verify-export", "rho"))
+    assert all(f"  {name}" in said for name in ("serve", "migrate", "config", "status", "healthcheck", "verify-export", "rho"))
     assert all(f"    {code.value}  " in said for code in exits.Exit)
     assert here("--version").stdout.startswith("sfm 3.")
 
 
 COMMANDS = [
-    *(["serve"], ["config"], ["status"], ["healthcheck"], ["verify-export"]),
+    *(["serve"], ["migrate"], ["config"], ["status"], ["healthcheck"], ["verify-export"]),
     *(["rho", name] for name in ("log", "show", "get", "commit", "diff", "restore", "verify", "export")),
 ]
 
@@ -163,7 +163,7 @@ def test_every_command_explains_itself_with_examples(command: list[str]) -> None
 
 
 def test_help_imports_nothing_that_is_slow() -> None:
-    slow = "'numpy', 'grpc', 'google.protobuf', 'rich.table', 'pydantic', 'structlog', 'scipy', 'sqlite3'"
+    slow = "'numpy', 'grpc', 'google.protobuf', 'rich.table', 'pydantic', 'structlog', 'scipy', 'sqlite3', 'psycopg'"
     code = f"import sys; import sfm_grpc.cli.root; print([m for m in ({slow}) if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -25,7 +25,7 @@ from tests.support.matrices import density
 from tests.support.messages import commit_of
 from tests.support.processes import ServerProcess, rho_stub
 from tests.support.refusals import Refusal, refusal_of
-from tests.support.servers import serving, settings_for, until
+from tests.support.servers import serving, settings_for, store_of, until
 from tests.support.transactions import N
 
 
@@ -48,7 +48,7 @@ async def in_flight(server: ServerProcess, count: int) -> None:
 
 
 async def test_a_commit_in_flight_finishes_while_new_calls_are_refused(spawn: Spawn, engine: Engine, settings: Settings) -> None:
-    server = await spawn().start(data_dir=settings.data_dir, http_listen="127.0.0.1:0")
+    server = await spawn().start(**store_of(settings), http_listen="127.0.0.1:0")
     async with server.channel() as channel:
         stub = rho_stub(channel)
         await stub.CommitRho(commit_of(Put("rho", density())))

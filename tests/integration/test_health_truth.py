@@ -240,7 +240,7 @@ async def test_verification_reads_one_body_at_a_time_and_rests_as_long_as_it_wor
 
 
 async def test_a_store_that_does_not_answer_is_not_ready(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfm_grpc.coordinator.report._CHECK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sfm_grpc.coordinator.presence._CHECK_TIMEOUT_S", 0.05)
 
     async def never() -> str:
         await asyncio.sleep(60)
@@ -253,6 +253,7 @@ async def test_a_store_that_does_not_answer_is_not_ready(server: Server, monkeyp
     assert "does not answer within 0.05 s" in found.components[0].detail
 
 
+@pytest.mark.engines("sqlite")
 async def test_a_check_waits_for_no_reader(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     await commit(server, "n", 1)
     monkeypatch.setattr("sfm_grpc.storage.sqlite.reads.read", lambda *_, **__: time.sleep(1))
@@ -264,6 +265,7 @@ async def test_a_check_waits_for_no_reader(server: Server, monkeypatch: pytest.M
     await asyncio.gather(*reads)
 
 
+@pytest.mark.engines("sqlite")
 @pytest.mark.parametrize("harm", ["gone", "replaced", "read-only"])
 async def test_a_file_that_is_gone_or_cannot_be_written_is_noticed(
     server: Server, harm: str, monkeypatch: pytest.MonkeyPatch

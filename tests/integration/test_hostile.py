@@ -90,6 +90,7 @@ async def test_a_commit_that_waited_too_long_is_not_begun(server: Server, engine
         requests = [commit_of(Put("g", sketch(seed=i), kind=Kind.GENERIC), expected=1, request_id=f"r{i}") for i in range(3)]
         results = await asyncio.gather(*(server.rho.CommitRho(r, timeout=0.3) for r in requests), return_exceptions=True)
         assert {r.code() for r in results if isinstance(r, grpc.aio.AioRpcError)} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        await asyncio.sleep(0.3)  # until those that wait inside the store have been given up there
     # The first had begun and may yet be committed; the second and third had not.
     answer = await server.rho.CommitRho(
         commit_of(Put("h", sketch(), kind=Kind.GENERIC), expected=0, namespace="after"), timeout=30

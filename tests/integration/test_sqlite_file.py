@@ -22,6 +22,8 @@ from tests.support.messages import commit_of, seed
 from tests.support.refusals import refused
 from tests.support.servers import serving, settings_for
 
+pytestmark = pytest.mark.engines("sqlite")
+
 
 async def refusal_of(directory: Path) -> str:
     """Why a server does not start there."""

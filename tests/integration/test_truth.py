@@ -265,7 +265,7 @@ async def test_of_a_named_namespace_only_the_callers_own_is_reported(server: Ser
 async def test_without_a_store_the_server_is_not_ready_but_alive_and_comes_back(
     serve: Serve, settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sfm_grpc.app._CHECK_S", 0.05)
+    monkeypatch.setattr("sfm_grpc.coordinator.presence._CHECK_S", 0.05)
     server = await serve(settings)
     await commit(server, "n", density())
     assert await sample(server, "somabrain_rho_degraded_mode") == 0.0

@@ -9,13 +9,14 @@ import psycopg
 Facts = dict[str, list[str]]
 """By catalog: a line for each thing."""
 
-# Everything a catalog says of a thing, except its numbers (oids), and what changes while it is used. Since 15.20 and its siblings
+# Everything a catalog says of a thing, except its numbers (oids), and what changes while it is used. In Postgres 15.20, for one,
 # a column's options also hold a stamp of the server's own making, pg_attver, which pg_dump leaves out too.
 _RELATIONS = """
 WITH relation AS (
   SELECT c.oid, c.relname::text AS name FROM pg_class c WHERE c.relnamespace = 'sfm'::regnamespace
   UNION ALL
-  SELECT c.reltoastrelid, 'toast of ' || c.relname FROM pg_class c WHERE c.relnamespace = 'sfm'::regnamespace AND c.reltoastrelid > 0
+  SELECT c.reltoastrelid, 'toast of ' || c.relname FROM pg_class c
+  WHERE c.relnamespace = 'sfm'::regnamespace AND c.reltoastrelid <> 0
 )
 """
 _QUERIES = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,11 +48,26 @@ def here(*arguments: object, code: int = 0, env: Mapping[str, str] | None = None
         mock.patch.object(sys, "argv", ["sfm", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        _logging_restored(),
     ):
         found = root.run()
     ran = Ran(*(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
     assert found == code, f"exit code {found}, not {code}\n{ran.stdout}\n{ran.stderr}"
     return ran
+
+
+@contextlib.contextmanager
+def _logging_restored() -> Iterator[None]:
+    """A command that says where log lines go says so for its whole process; here for itself alone."""
+    root = logging.getLogger()
+    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.raiseExceptions = raises
+        logging.captureWarnings(False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 class Served:
     """`sfm serve` on free ports, and `sfm` told where it is."""
 
-    def __init__(self, directory: Path, **settings: str) -> None:
+    def __init__(self, directory: Path, *options: str, **settings: str) -> None:
         self.directory = directory
         self.data = directory / "data"
         self._ready = directory / "ready.json"
@@ -79,7 +95,7 @@ class Served:
         places = ("--data-dir", str(self.data), "--ready-file", str(self._ready))
         with self._stdout.open("w") as out, self._stderr.open("w") as err:
             self.process = subprocess.Popen(
-                [*SFM, "serve", *ports, *places], cwd=directory, env=_environment(settings), stdout=out, stderr=err
+                [*SFM, "serve", *ports, *places, *options], cwd=directory, env=_environment(settings), stdout=out, stderr=err
             )
         self.addresses = self._wait()
 

@@ -32,6 +32,12 @@ def settings_for(**overrides: object) -> Settings:
     return _loaded(tuple(sorted(overrides.items()))).model_copy(update=elsewhere)
 
 
+def store_of(settings: Settings) -> dict[str, object]:
+    """Where the store is, for another server on the same one."""
+    url = settings.postgres_url
+    return {"data_dir": settings.data_dir} | ({"postgres_url": url.get_secret_value()} if url else {})
+
+
 @functools.cache
 def _loaded(overrides: tuple[tuple[str, object], ...]) -> Settings:
     """Loading is a third of a small test's time, and most tests differ in nothing but where the store is."""

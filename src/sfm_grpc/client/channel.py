@@ -71,7 +71,11 @@ class Endpoint:
     """One server as one caller sees it."""
 
     target: str
-    """`host:port`, or any gRPC name (`dns:///…`, `unix:…`)."""
+    """`host:port`, or any gRPC name (`dns:///…`, `unix:…`).
+
+    `ipv4:ADDRESS:PORT,ADDRESS:PORT` (`ipv6:[ADDRESS]:PORT,…`) are servers of one store: the first that can be reached is called
+    until it is gone, then the next. With TLS, `Tls.server_name` is a name that the certificates of all of them carry.
+    """
     tenant: str
     name: str
     """Who commits, `x-soma-client`."""
@@ -129,8 +133,13 @@ def default_name() -> str:
 
 
 def is_loopback(target: str) -> bool:
-    """The target is this machine's loopback, by address or by the name `localhost`."""
-    host = target.removeprefix("dns:///").rsplit(":", 1)[0].strip("[]")
+    """The target, or each of a list of them, is this machine's loopback, by address or by the name `localhost`."""
+    scheme, _, listed = target.partition(":")
+    addresses = listed.split(",") if scheme in ("ipv4", "ipv6") else [target.removeprefix("dns:///")]
+    return all(_is_loopback_host(address.rsplit(":", 1)[0].strip("[]")) for address in addresses)
+
+
+def _is_loopback_host(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -55,8 +55,7 @@ class Housekeeping:
                     swept = now
                     await self._sweep()
                 self._release()
-                while self._dirty:
-                    await self._compact_if_whole(self._dirty.pop())
+                await self._compact_dirty()
             except StoreUnavailable as error:
                 _log.warning("housekeeping waits for the store: %s", error)
                 await asyncio.sleep(5)
@@ -65,6 +64,16 @@ class Housekeeping:
                 await asyncio.sleep(5)
             self._metrics.cache_bytes.set(self._cache.size_bytes)
             await asyncio.sleep(_PAUSE_S)
+
+    async def _compact_dirty(self) -> None:
+        """Each once: under steady commits they are dirty again at once, and the rest of the work must have its turn."""
+        for scope in list(self._dirty):
+            self._dirty.discard(scope)
+            try:
+                await self._compact_if_whole(scope)
+            except BaseException:
+                self._dirty.add(scope)
+                raise
 
     async def _compact_if_whole(self, scope: Scope) -> None:
         """While a head is not whole, nobody knows which older version is the one to go back to: all of them stay."""

@@ -18,6 +18,7 @@ _CHECK_TIMEOUT_S = 3.0
 _CHECK_S = 2.0
 _RETRY_MIN_S = 0.25
 _RETRY_MAX_S = 5.0
+_NOT_OPENED = "not opened yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Presence:
         self._on_open = on_open
         self._opened = False
         self._learned = False
-        self.component = Component(store.name, ok=False, detail="not opened yet")
+        self.component = Component(store.name, ok=False, detail=_NOT_OPENED)
 
     @property
     def ok(self) -> bool:
@@ -77,6 +78,9 @@ class Presence:
             self._set(ok=False, detail=error.problem)
         except SfmError as error:  # every connection in use is no reason to send callers elsewhere, but the truth
             self._set(ok=False, detail=str(error))
+        except Exception as error:  # whatever a store says that nobody expected, looking must go on
+            _log.exception("the look at the store failed")
+            self._set(ok=False, detail=f"the look at it failed ({type(error).__name__})")
         return self.ok
 
     async def _open(self) -> None:
@@ -88,6 +92,8 @@ class Presence:
 
     def _set(self, *, ok: bool, detail: str) -> None:
         before, self.component = self.component, Component(self._store.name, ok=ok, detail=detail)
+        if before.detail == _NOT_OPENED and ok:
+            return  # as it should be
         if ok and not before.ok:
             _log.info("the store is there: %s", detail)
         elif before.ok and not ok:

@@ -75,7 +75,7 @@ class Reads:
         self._keys_max = keys_max
         self._on_corrupt = on_corrupt
         self.degraded = False
-        """The store did not say at once, to the last read that asked, which version is the newest: a metric's value."""
+        """The store did not say, or not at once, to the last read that asked, which version is the newest: a metric's value."""
 
     async def get(self, query: Query) -> Answer:
         """Answers a query.
@@ -89,13 +89,15 @@ class Reads:
         degraded = False
         if not query.canonical:
             number = self._store.peek(query.scope)
-            self.degraded = degraded = number is None and self._store.peeks
+            degraded = number is None and self._store.peeks
+            self.degraded = degraded
             live = self._live(query, number)
             if live is not None:
                 return live
         try:
             return await self._canonical(query, degraded=degraded)
         except StoreUnavailable:
+            self.degraded = True
             stale = self._stale(query)
             if stale is None:
                 raise

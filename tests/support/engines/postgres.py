@@ -64,8 +64,8 @@ class PostgresEngine:
     def versions(self, settings: Settings, scope: Scope) -> list[int]:
         with _connected(settings) as c:
             rows = c.execute(
-                "SELECT version FROM sfm.rho_version JOIN sfm.namespace n USING (namespace_id) "
-                "WHERE n.tenant = %s AND n.name = %s ORDER BY rho_version.version",
+                "SELECT v.version FROM sfm.rho_version v JOIN sfm.namespace n USING (namespace_id) "
+                "WHERE n.tenant = %s AND n.name = %s ORDER BY v.version",
                 (scope.tenant, scope.namespace),
             )
             return [version for (version,) in rows]

@@ -117,14 +117,8 @@ class PostgresServer(Postgres):
 
     def _ready(self) -> bool:
         """As `pg_ctl -w` knows it: the postmaster says so in its pid file, beside its pid."""
-        lines = self._pid_file()
+        lines = _pid_file(self._data)
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
-
-    def _pid_file(self) -> list[str]:
-        try:
-            return (self._data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return []
 
     def stop(self, mode: str = "fast") -> None:
         """As `pg_ctl stop -m`: `smart` waits for the last client, `fast` sends them away, `immediate` leaves a log to replay."""
@@ -164,8 +158,7 @@ class PostgresServer(Postgres):
         """The end, whatever state it is in; its directory is gone."""
         if self._kept is not None:
             self._kept.close()
-        if lines := self._pid_file()[6:7]:  # killed, and not started again: what the kernel keeps for it goes too
-            ctypes.CDLL(None).shmctl(int(lines[0].split()[1]), 0, None)
+        forget(self._data)
         remove(self._root)
 
     def __enter__(self) -> Self:
@@ -177,3 +170,16 @@ class PostgresServer(Postgres):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def forget(data: Path) -> None:
+    """Frees what the kernel keeps for a cluster that was killed and is not started again; after a good end there is nothing."""
+    for line in _pid_file(data)[6:7]:
+        ctypes.CDLL(None).shmctl(int(line.split()[1]), 0, None)
+
+
+def _pid_file(data: Path) -> list[str]:
+    try:
+        return (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []

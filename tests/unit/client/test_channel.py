@@ -15,6 +15,7 @@ from sfm_grpc import memory
 from sfm_grpc.client import Client, InvalidRequest, Tls
 from sfm_grpc.client.channel import Endpoint, default_name, is_loopback
 from sfm_grpc.client.flows import METHODS
+from tests.unit.client.small_server import SmallServer
 
 
 def endpoint(**facts) -> Endpoint:
@@ -44,18 +45,45 @@ def test_the_retry_buffer_is_as_large_as_a_message() -> None:
     assert dict(endpoint(message_bytes_max=2**31 - 1).options)["grpc.max_send_message_length"] == 2**31 - 1
 
 
+def test_of_several_servers_one_answers_while_the_other_is_gone(connect, server: SmallServer, monkeypatch) -> None:
+    # Nobody listens there: a proxy that was asked would be noticed.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    other = SmallServer()
+    try:
+        client = connect(f"ipv4:{server.target},{other.target}")
+        for serving, gone in ((server, None), (other, server), (server, other)):
+            if gone:
+                gone.stop()
+            for _ in range(3):
+                assert client.server_info().store == "small"
+            assert len(serving.calls("GetServerInfo")) == 3
+            serving.seen.clear()
+            if gone is server:
+                server.start()
+    finally:
+        other.stop()
+
+
 def test_every_method_exists_and_none_is_forgotten() -> None:
     services = [rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"], health_pb2.DESCRIPTOR.services_by_name["Health"]]
     assert set(METHODS) == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
 
 
-@pytest.mark.parametrize("target", ["localhost:1", "127.0.0.1:50051", "[::1]:1", "dns:///localhost:1", "127.9.9.9:1"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("localhost:1", "127.0.0.1:50051", "[::1]:1", "dns:///localhost:1", "127.9.9.9:1"),
+        *("ipv4:127.0.0.1:1", "ipv4:127.0.0.1:1,127.0.0.1:2", "ipv6:[::1]:1,[::1]:2"),
+    ],
+)
 def test_loopback(target: str) -> None:
     assert is_loopback(target)
     assert ("grpc.enable_http_proxy", 0) in endpoint(target=target).options
 
 
-@pytest.mark.parametrize("target", ["example.org:1", "10.0.0.1:1", "unix:/tmp/s", "[2001:db8::1]:1"])
+@pytest.mark.parametrize(
+    "target", ["example.org:1", "10.0.0.1:1", "unix:/tmp/s", "[2001:db8::1]:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "ipv4:"]
+)
 def test_not_loopback(target: str) -> None:
     assert not is_loopback(target)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+import re
 import select
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import psycopg
 from psycopg import AsyncConnection, pq
+from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8BinaryDumper
 
-from sfm_grpc.errors import StoreRefused
+from sfm_grpc.errors import DeadlineExceeded, StoreRefused
 from sfm_grpc.storage import statements
 from sfm_grpc.storage.postgres.errors import connecting
 from sfm_grpc.storage.postgres.options import PostgresOptions
@@ -27,13 +31,7 @@ SQL = statements.load(__package__, "session.sql")
 
 def parameters(options: PostgresOptions) -> dict[str, object]:
     """What libpq is told: the address as it was given, and what it leaves open. Raises StoreRefused for one that is none."""
-    try:
-        given = conninfo_to_dict(options.url)
-    except psycopg.ProgrammingError as error:
-        raise StoreRefused(
-            problem=f"SFM_POSTGRES_URL is not an address: {' '.join(str(error).split())}; "
-            "write postgresql://user:password@host:5432/database"
-        ) from None
+    given = _parsed(options.url)
     usual: dict[str, object] = {
         "application_name": f"sfm-grpc {options.node}"[:63],
         "connect_timeout": max(2, round(options.connect_timeout_s)),  # libpq's least
@@ -44,23 +42,55 @@ def parameters(options: PostgresOptions) -> dict[str, object]:
         "keepalives_count": 3,
         "tcp_user_timeout": round((options.statement_timeout_s + _MARGIN_S) * 1000),
     }
-    return usual | {k: v for k, v in given.items() if v is not None}
+    return usual | given
+
+
+def _parsed(url: str) -> dict[str, object]:
+    """The parts of an address. Raises StoreRefused, without a word of the address: the password may stand anywhere in it."""
+    try:
+        given: dict[str, object] = {name: value for name, value in conninfo_to_dict(url).items() if value is not None}
+        problem = _misread(given)
+    except psycopg.ProgrammingError as error:
+        problem = re.sub('".*"', "…", " ".join(str(error).split()))
+    if problem:
+        raise StoreRefused(
+            problem=f"SFM_POSTGRES_URL is not an address: {problem}; write postgresql://user:password@host:5432/database, "
+            "with %40 for @, %2F for /, %3A for : and %25 for % in its parts"
+        )
+    return given
+
+
+def _misread(given: Mapping[str, object]) -> str:
+    """What shows that an address was not read as it was meant; '' when nothing does."""
+    host, port, database = (str(given.get(name, "")) for name in ("host", "port", "dbname"))
+    # An @ of the password begins the host; a / of it begins the database, and the host is the user's name.
+    if "@" in host[1:] or ("@" in database and "user" not in given):
+        return "its password has a character that ends it too soon"
+    if not all(one == "" or (one.isdecimal() and 0 < int(one) < 65_536) for one in port.split(",")):
+        return "its port is not one"
+    return ""
 
 
 def place(options: PostgresOptions) -> str:
     """Where it is, without any secret: `host:port/database`. For an address that `parameters` takes."""
     usual = {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
-    told = {"host": "localhost", "dbname": "", **usual, **conninfo_to_dict(options.url)}
-    host = f"[{told['host']}]" if ":" in str(told["host"]) else told["host"]
-    return f"{host}:{told['port']}/{told['dbname'] or told['user']}"
+    told = {name: str(value) for name, value in {"host": "", "dbname": "", **usual, **conninfo_to_dict(options.url)}.items()}
+    hosts, ports = told["host"].split(","), told["port"].split(",")
+    ends = zip(hosts, ports if len(ports) == len(hosts) else ports * len(hosts), strict=False)
+    where = ",".join(f"{f'[{host}]' if ':' in host else host or 'localhost'}:{port or usual['port']}" for host, port in ends)
+    return f"{where}/{told['dbname'] or told['user']}"
 
 
 async def connect(options: PostgresOptions) -> AsyncConnection:
     """A connection outside the pool. Raises StoreUnavailable, StoreRefused."""
     try:
         connection = await AsyncConnection.connect(**parameters(options), autocommit=True)  # type: ignore[arg-type]
-        await configure(connection, options)
-    except psycopg.Error as error:
+        try:
+            await configure(connection, options)
+        except BaseException:
+            await connection.close()
+            raise
+    except (psycopg.Error, UnicodeError) as error:
         raise connecting(error) from error
     return connection
 
@@ -75,7 +105,8 @@ async def configure(connection: AsyncConnection, options: PostgresOptions) -> No
         "statement_ms": str(round(options.statement_timeout_s * 1000)),
         "lock_ms": str(round(options.lock_timeout_s * 1000)),
     }
-    await connection.execute(SQL["configure"], timeouts)
+    with watched(connection, options.connect_timeout_s):  # a pool's worker that waited for ever would make no more connections
+        await connection.execute(SQL["configure"], timeouts)
 
 
 def is_gone(connection: AsyncConnection) -> bool:
@@ -103,6 +134,40 @@ def watched(connection: AsyncConnection, seconds: float) -> Iterator[None]:
 def patience_s(options: PostgresOptions) -> float:
     """How long to wait for one statement's answer before hanging up."""
     return options.statement_timeout_s + _MARGIN_S
+
+
+@contextlib.asynccontextmanager
+async def bounded(connection: AsyncConnection, options: PostgresOptions, deadline: float) -> AsyncIterator[None]:
+    """Bounds what is inside twice: at `deadline` (time.monotonic()) Postgres is asked to give it up, which undoes it.
+
+    When it has not answered long after it should have, we hang up. Raises DeadlineExceeded for what was given up.
+    """
+    asked: list[asyncio.Task[None]] = []
+
+    def ask() -> None:
+        asked.append(asyncio.create_task(_give_up(connection)))
+
+    loop = asyncio.get_running_loop()
+    asking = loop.call_later(deadline - time.monotonic(), ask) if math.isfinite(deadline) else None
+    try:
+        with watched(connection, patience_s(options)):
+            yield
+    except pg.QueryCanceled as error:
+        if asked:
+            raise DeadlineExceeded from error
+        raise
+    finally:
+        if asking is not None:
+            asking.cancel()
+        if asked:
+            await asyncio.wait(asked)
+            await connection.close()  # what was asked late must not meet the next caller's statement
+
+
+async def _give_up(connection: AsyncConnection) -> None:
+    # Where it does not even listen to that, hanging up is what is left.
+    with contextlib.suppress(psycopg.Error, OSError):
+        await connection.cancel_safe(timeout=_MARGIN_S)
 
 
 def _hang_up(connection: AsyncConnection) -> None:

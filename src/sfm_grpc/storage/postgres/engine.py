@@ -50,6 +50,14 @@ class PostgresStore:
 
     async def open(self) -> None:
         """See the contract."""
+        try:
+            await self._open()
+        except StoreUnavailable as error:
+            self._pool.trouble = error.problem  # what callers are told until it works
+            raise
+        self._pool.trouble = ""
+
+    async def _open(self) -> None:
         if self._options.migrate:
             await migrate.migrate(self._options)
         connection = await connect(self._options)
@@ -60,7 +68,6 @@ class PostgresStore:
             await self._pool.open()
         finally:
             await connection.close()
-        self._pool.trouble = ""
 
     async def close(self) -> None:
         """See the contract."""

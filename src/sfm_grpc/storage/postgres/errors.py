@@ -67,20 +67,28 @@ def translated(*, committing: bool = False) -> Iterator[None]:
         raise StoreUnavailable(problem=f"Postgres: {problem} ({text})", outcome_unknown=unknown) from error
 
 
-def connecting(error: psycopg.Error) -> StoreUnavailable:
+def connecting(error: psycopg.Error | UnicodeError) -> StoreUnavailable:
     """Why a connection could not be made. libpq says it in words only: the server's own state is lost in them."""
     text = " ".join(str(error).split())
     for words, problem in _CONNECTING.items():
         if words in text:
             return StoreRefused(problem=f"Postgres: {problem} ({text})")
+    if any(words in text for words in _FULL):
+        return StoreUnavailable(problem=f"Postgres: {_PROBLEMS['53300']} ({text})")
     return StoreUnavailable(problem=f"Postgres cannot be reached: {text}")
 
 
+# The first that is found is told: where TLS was tried and then plain text, there are the answers to both.
 _CONNECTING = {
-    "password authentication failed": "the password is wrong; see SFM_POSTGRES_URL",
+    "password authentication failed": "the user or the password is wrong; see SFM_POSTGRES_URL",
     "no password supplied": "it wants a password; write it into SFM_POSTGRES_URL, or PGPASSWORD or a .pgpass file",
-    "SSL off": "it wants TLS; add ?sslmode=require (or verify-full) to SFM_POSTGRES_URL",
-    "no encryption": "it wants TLS; add ?sslmode=require (or verify-full) to SFM_POSTGRES_URL",
+    ", SSL encryption": "pg_hba.conf does not let this user in from here",
+    ", SSL on": "pg_hba.conf does not let this user in from here",
+    ", no encryption": "pg_hba.conf does not let this user in from here without TLS; add ?sslmode=require (or verify-full) to "
+    "SFM_POSTGRES_URL",
+    ", SSL off": "pg_hba.conf does not let this user in from here without TLS; add ?sslmode=require (or verify-full) to "
+    "SFM_POSTGRES_URL",
+    "no pg_hba.conf entry": "pg_hba.conf does not let this user in from here",
     "server does not support SSL": "it does not speak TLS, and SFM_POSTGRES_URL asks for it",
     "certificate verify failed": "its certificate is not one that SFM_POSTGRES_URL (sslrootcert) trusts",
     "server certificate for": "its certificate is for another host than SFM_POSTGRES_URL names",
@@ -88,5 +96,9 @@ _CONNECTING = {
     "does not exist": "the user or the database does not exist; see SFM_POSTGRES_URL",
     "not permitted to log in": "the user may not log in; see SFM_POSTGRES_URL",
     "permission denied for database": "the user may not use the database; GRANT CONNECT",
-    "no pg_hba.conf entry": "pg_hba.conf does not let this user in from here",
+    "invalid response to SSL negotiation": "what answers is not Postgres; see SFM_POSTGRES_URL",
+    "expected authentication request": "what answers is not Postgres; see SFM_POSTGRES_URL",
+    "connection is bad: invalid": "SFM_POSTGRES_URL asks for what there is not",
+    "'idna' codec": "SFM_POSTGRES_URL names what cannot be a host",
 }
+_FULL = ("too many clients", "connection slots are reserved", "too many connections for")

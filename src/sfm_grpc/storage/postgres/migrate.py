@@ -17,7 +17,7 @@ from psycopg import errors as pg
 
 from sfm_grpc.errors import StoreRefused, StoreUnavailable
 from sfm_grpc.storage import statements
-from sfm_grpc.storage.postgres.connection import connect, patience_s, watched
+from sfm_grpc.storage.postgres.connection import connect
 from sfm_grpc.storage.postgres.errors import translated
 from sfm_grpc.storage.postgres.options import PostgresOptions
 
@@ -67,7 +67,7 @@ class State:
     @property
     def pending(self) -> Sequence[Migration]:
         """What is still to be applied."""
-        return [m for m in self.known if m.number > self.current]
+        return tuple(m for m in self.known if m.number > self.current)
 
     def problem(self) -> str:
         """Why this release cannot serve from it; '' when it can."""
@@ -98,8 +98,7 @@ def known() -> Sequence[Migration]:
 async def state(connection: AsyncConnection, steps: Sequence[Migration] | None = None) -> State:
     """What was applied. Raises psycopg.Error."""
     steps = known() if steps is None else steps
-    row = await (await connection.execute(SQL["exists"])).fetchone()
-    if row is None or not row[0]:
+    if not await _is_so(connection, "exists"):
         return State([], steps)
     cursor = await connection.execute(SQL["list_applied"])
     return State([(number, name, bytes(digest)) for number, name, digest in await cursor.fetchall()], steps)
@@ -107,8 +106,7 @@ async def state(connection: AsyncConnection, steps: Sequence[Migration] | None =
 
 async def check(connection: AsyncConnection) -> None:
     """Raises StoreRefused for a schema that is older or newer than this release."""
-    problem = (await state(connection)).problem()
-    if problem:
+    if problem := (await state(connection)).problem():
         raise StoreRefused(problem=problem)
 
 
@@ -116,7 +114,7 @@ async def look(options: PostgresOptions) -> State:
     """Where the schema is; changes nothing. Raises StoreUnavailable, StoreRefused."""
     connection = await connect(options)
     try:
-        with watched(connection, patience_s(options)), translated():
+        with translated():
             return await state(connection)
     finally:
         await connection.close()
@@ -152,17 +150,19 @@ async def _pending(connection: AsyncConnection, steps: Sequence[Migration] | Non
 async def _take_turn(connection: AsyncConnection) -> None:
     """Returns when nobody else migrates, however long that takes.
 
-    It asks, again and again: a statement that waits is a snapshot that is held, and ends when its timeout does.
+    It asks again and again: a statement that waited would hold a snapshot meanwhile, and end with its timeout.
     """
     waiting = False
-    while True:
-        (taken,) = await (await connection.execute(SQL["try_lock"], {"lock": _ADVISORY_LOCK})).fetchone() or (False,)
-        if taken:
-            return
+    while not await _is_so(connection, "try_lock", lock=_ADVISORY_LOCK):
         if not waiting:
             _log.info("another process is migrating, waiting for it")
         waiting = True
         await asyncio.sleep(_ASK_AGAIN_S)
+
+
+async def _is_so(connection: AsyncConnection, question: str, **values: object) -> bool:
+    row = await (await connection.execute(SQL[question], values)).fetchone()
+    return row is not None and bool(row[0])
 
 
 async def _apply(connection: AsyncConnection, step: Migration) -> None:
@@ -189,7 +189,7 @@ _HINTS: Mapping[type[psycopg.Error], str] = {
 
 def _failed(step: Migration, error: psycopg.Error) -> StoreUnavailable:
     """What to tell of a step that is undone. Only where the connection was lost it may be there: then it is there whole."""
-    what, text = f"migration {step.number} ({step.name})", " ".join(str(error).split())
+    what, text = f"migration {step.number} ({step.name})", error.diag.message_primary or " ".join(str(error).split())
     hint = _HINTS.get(type(error), "")
     if isinstance(error, psycopg.OperationalError):
         return StoreUnavailable(problem=f"{what} was interrupted: {text}{hint or _AGAIN}")

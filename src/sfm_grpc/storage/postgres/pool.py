@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from sfm_grpc.errors import DeadlineExceeded, Overloaded, StoreUnavailable
 from sfm_grpc.metrics import StoreMetrics
-from sfm_grpc.storage.postgres.connection import configure, connect, is_gone, parameters, patience_s, watched
+from sfm_grpc.storage.postgres.connection import bounded, configure, connect, is_gone, parameters
 from sfm_grpc.storage.postgres.errors import connecting, translated
 from sfm_grpc.storage.postgres.options import PostgresOptions
 
 _T = TypeVar("_T")
 Work = Callable[[AsyncConnection], Awaitable[_T]]
 
-# The pool itself tries to connect twice and no more: after that whoever needs a connection tries (see `_find_out`).
+# The pool itself tries to connect twice and no more: after that we find out why not, and whoever needs a connection tries.
 _RECONNECT_S = 0.05
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # that it could not is told to who needs it
 
@@ -34,6 +36,9 @@ class Pool:
         self._metrics = metrics
         self._pool: AsyncConnectionPool[AsyncConnection] | None = None
         self._busy = 0
+        self._waiting = 0  # the pool's own count includes those who wait no more
+        self._lent = 0.0
+        """When a connection was last lent, on time.monotonic()."""
         self._under_way: set[asyncio.Task[Any]] = set()
         self._finding_out: asyncio.Task[None] | None = None
         self.trouble = ""
@@ -41,7 +46,7 @@ class Pool:
         metrics.busy.set_function(lambda: self._busy)
         metrics.connections.set_function(self._size)
         metrics.connections_max.set(options.pool_max)
-        metrics.waiting.set_function(lambda: self._stat("requests_waiting"))
+        metrics.waiting.set_function(lambda: self._waiting)
 
     @property
     def is_open(self) -> bool:
@@ -55,17 +60,20 @@ class Pool:
             kwargs={**parameters(options), "autocommit": True},
             min_size=options.pool_min,
             max_size=options.pool_max,
-            max_waiting=options.pool_waiting_max,
             reconnect_timeout=_RECONNECT_S,
+            reconnect_failed=self._given_up,
             configure=self._configure,
             open=False,
             name="sfm",
         )
         try:
             await pool.open(wait=True, timeout=options.connect_timeout_s)
-        except PoolTimeout:
+        except BaseException as error:
             await pool.close()
-            raise StoreUnavailable(problem=f"Postgres gives no connection within {options.connect_timeout_s:g} s") from None
+            if not isinstance(error, PoolTimeout):
+                raise
+            slow = f"Postgres gives no {options.pool_min} connections within {options.connect_timeout_s:g} s"
+            raise StoreUnavailable(problem=self.trouble or slow) from None
         self._pool = pool
 
     async def _configure(self, connection: AsyncConnection) -> None:
@@ -80,13 +88,14 @@ class Pool:
         if pool is not None:
             await pool.close()
 
-    async def run(self, work: Work[_T], *, deadline: float | None = None, committing: bool = False) -> _T:
+    async def run(self, work: Work[_T], *, deadline: float = math.inf, committing: bool = False) -> _T:
         """Runs `work` on a connection that nobody else uses meanwhile.
 
         A caller that gives up does not interrupt it: it comes to its end, within the statement timeout, and is forgotten.
 
         Raises StoreUnavailable (`outcome_unknown` when `committing` and the answer did not come), Overloaded when every
-        connection is busy, DeadlineExceeded when `deadline` (time.monotonic()) passes before there is one.
+        connection is busy, DeadlineExceeded when `deadline` (time.monotonic()) passes before there is one, or while `work` is
+        under way and Postgres undid it.
         """
         task = asyncio.ensure_future(self._run(work, deadline, committing))
         self._under_way.add(task)
@@ -98,30 +107,32 @@ class Pool:
         if not task.cancelled():
             task.exception()  # its caller may be gone, and is the only one who would care
 
-    async def _run(self, work: Work[_T], deadline: float | None, committing: bool) -> _T:
+    async def _run(self, work: Work[_T], deadline: float, committing: bool) -> _T:
         pool = self._pool
         if pool is None:
             raise StoreUnavailable(problem=self.trouble or "Postgres: not opened yet, or closed")
         connection = await self._borrow(pool, deadline)
         self._busy += 1
         try:
-            with watched(connection, patience_s(self._options)), translated(committing=committing):
-                return await work(connection)
+            with translated(committing=committing):
+                async with bounded(connection, self._options, deadline):
+                    return await work(connection)
         finally:
             self._busy -= 1
             await pool.putconn(connection)
 
-    async def _borrow(self, pool: AsyncConnectionPool[AsyncConnection], deadline: float | None) -> AsyncConnection:
+    async def _borrow(self, pool: AsyncConnectionPool[AsyncConnection], deadline: float) -> AsyncConnection:
         asked = time.monotonic()
         until = asked + self._options.pool_wait_s
         while True:
-            if deadline is not None and time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise DeadlineExceeded
-            if self.trouble and not self._stat("pool_available"):
+            if self.trouble and not self._busy and not self._stat("pool_available"):
                 await self._find_out(until)
-            connection = await self._next(pool, min(until, deadline or until))
+            connection = await self._next(pool, asked, min(until, deadline))
             if not is_gone(connection):
-                self._metrics.wait_seconds.observe(time.monotonic() - asked)
+                self._lent = time.monotonic()
+                self._metrics.wait_seconds.observe(self._lent - asked)
                 return connection
             await connection.close()
             await pool.putconn(connection)
@@ -149,31 +160,45 @@ class Pool:
         self.trouble = ""
         await connection.close()
 
+    async def _given_up(self, pool: AsyncConnectionPool[AsyncConnection]) -> None:
+        """The pool could not connect: finds out why. Where it was a moment only, has it try again for those who wait."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._find_out(time.monotonic() + self._options.connect_timeout_s)
+            if self._waiting:
+                await pool.check()
+
     def _found_out(self, task: asyncio.Task[None]) -> None:
         self._finding_out = None
         if not task.cancelled():
             task.exception()
 
-    async def _next(self, pool: AsyncConnectionPool[AsyncConnection], until: float) -> AsyncConnection:
+    async def _next(self, pool: AsyncConnectionPool[AsyncConnection], asked: float, until: float) -> AsyncConnection:
+        if self._waiting >= self._options.pool_waiting_max and not self._stat("pool_available"):
+            raise self._overloaded("postgres_pool_waiting_max", self._options.pool_waiting_max)
+        self._waiting += 1
         try:
             return await pool.getconn(timeout=max(0.001, until - time.monotonic()))
         except PoolTimeout:
-            raise self._none_left("postgres_pool_max", self._busy, self._options.pool_max) from None
-        except TooManyRequests:
-            waiting = self._options.pool_waiting_max
-            raise self._none_left("postgres_pool_waiting_max", waiting, waiting) from None
+            if until < asked + self._options.pool_wait_s:
+                raise DeadlineExceeded from None
+            raise self._none_left(asked) from None
         except PoolClosed:
             raise StoreUnavailable(problem="Postgres: closed") from None
         except psycopg.Error as error:
             raise connecting(error) from error
+        finally:
+            self._waiting -= 1
 
-    def _none_left(self, limit: str, value: int, maximum: int) -> Overloaded | StoreUnavailable:
-        """Every connection is busy; or there are none, because Postgres gives none."""
-        if self._busy < self._options.pool_max and limit == "postgres_pool_max":
-            self.trouble = self.trouble or f"Postgres gives no connection within {self._options.pool_wait_s:g} s"
-            return StoreUnavailable(problem=self.trouble)
+    def _none_left(self, asked: float) -> Overloaded | StoreUnavailable:
+        """All are in use, or went from one caller to the next since `asked`; or there are none, because Postgres gives none."""
+        if not self.trouble and (self._busy == self._options.pool_max or self._lent > asked):
+            return self._overloaded("postgres_pool_max", self._options.pool_max)
+        self.trouble = self.trouble or f"Postgres gives no connection within {self._options.pool_wait_s:g} s"
+        return StoreUnavailable(problem=self.trouble)
+
+    def _overloaded(self, limit: str, maximum: int) -> Overloaded:
         self._metrics.exhausted.inc()
-        return Overloaded(limit=limit, value=value, maximum=maximum, retry_after_s=0.25)
+        return Overloaded(limit=limit, value=maximum, maximum=maximum, retry_after_s=0.25)
 
     def _size(self) -> int:
         return self._stat("pool_size")
