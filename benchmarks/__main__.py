@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from rich.table import Table
 from benchmarks.harness import Section
 from benchmarks.machine import facts, load_now
 
-NAMES = ("admission", "reads", "commits", "stalls", "flatness", "health", "updates")
+NAMES = ("admission", "reads", "commits", "stalls", "flatness", "health", "updates", "postgres_commits", "growth")
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(given.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    # Whoever asks it to stop (`timeout` does) must not be left with its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = datetime.now(UTC)
     results: dict[str, object] = {"started": started.isoformat(timespec="seconds"), "quick": given.quick, "machine": facts()}
     console = Console(width=None if sys.stdout.isatty() else 170)

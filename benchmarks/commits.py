@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from benchmarks import bare, processes
 from benchmarks.admission import admitted, sent
 from benchmarks.harness import Case, Row, Samples, Section, compare, interleave, ms, repeats_for, size_of, summary
-from benchmarks.matrices import steps
+from benchmarks.matrices import Array, steps
 from sfm_grpc.client import Client
+
+T = TypeVar("T")
 
 _TARGETS = {64: 1.5, 256: 1.2, 384: 1.2, 1024: 1.2}
 _PARTS = ("upload", "admission", "insert")
@@ -35,11 +38,11 @@ def run(*, quick: bool) -> Section:
         peer = bare.BareClient(plain.address)
         stack.callback(peer.close)
         for n in bare.SIZES:
-            with processes.scratch_directory() as directory, _database(directory / "bare.db") as database:
-                cases = _cases(n, client, peer, database)
-                taken = interleave(cases, repeats_for(cases, 2.0 if quick else 20.0, 40, 1500), warmup=10)
-            rows.append(_row(n, taken))
-            parts.append(_split(n, taken))
+            with processes.scratch_directory() as directory, _database(directory / "bare.db") as insert:
+                turns = cases(n, client, peer, {"insert": insert})
+                taken = interleave(turns, repeats_for(turns, 2.0 if quick else 20.0, 40, 1500), warmup=10)
+            rows.append(row(n, taken, _PARTS, _TARGETS[n]))
+            parts.append(split(n, taken, _PARTS))
     return Section(
         "Commit: our client and server beside the sum of the bare parts",
         rows,
@@ -52,42 +55,43 @@ def run(*, quick: bool) -> Section:
     )
 
 
-def _cases(n: int, client: Client, peer: bare.BareClient, database: sqlite3.Connection) -> dict[str, Case]:
+def cases(n: int, client: Client, peer: bare.BareClient, writes: Mapping[str, Callable[[bytes], object]]) -> dict[str, Case]:
+    """Our commit, the upload, the admission and each of `writes`, all of the same matrices in turn."""
     arrays = steps(n, _MATRICES)
     bodies = [a.tobytes() for a in arrays]
     matrices = [sent(a) for a in arrays]
     namespace = client.namespace(f"commit-{n}")
     versions = itertools.count()
-    turn = {name: itertools.cycle(range(_MATRICES)) for name in ("ours", *_PARTS)}
 
-    def commit() -> None:
-        namespace.commit({"rho": arrays[next(turn["ours"])]}, expected_version=next(versions))
+    def commit(array: Array) -> None:
+        namespace.commit({"rho": array}, expected_version=next(versions))
 
-    def insert() -> None:
-        database.execute("INSERT INTO body (numbers) VALUES (?)", (bodies[next(turn["insert"])],))
-
-    return {
-        "ours": commit,
-        "upload": lambda: peer.upload(bodies[next(turn["upload"])]),
-        "admission": lambda: admitted(matrices[next(turn["admission"])]),
-        "insert": insert,
-    }
+    made = {"ours": _each(commit, arrays), "upload": _each(peer.upload, bodies), "admission": _each(admitted, matrices)}
+    return made | {name: _each(write, bodies) for name, write in writes.items()}
 
 
-def _row(n: int, taken: dict[str, Samples]) -> Row:
-    row = compare(f"commit n = {n}, {size_of(n)}", taken["ours"], *(taken[part] for part in _PARTS), at_most=_TARGETS[n])
-    return replace(row, facts={**row.facts, **{name: summary(samples) for name, samples in taken.items()}})
+def _each(work: Callable[[T], object], on: Sequence[T]) -> Case:
+    turn = itertools.cycle(on)
+    return lambda: work(next(turn))
 
 
-def _split(n: int, taken: dict[str, Samples]) -> str:
-    return f"n = {n}: " + " + ".join(f"{part} {ms(taken[part].median)}" for part in _PARTS)
+def row(n: int, taken: Mapping[str, Samples], parts: Sequence[str], at_most: float) -> Row:
+    """Our commit beside the sum of the parts; everything that was measured is in the facts."""
+    made = compare(f"commit n = {n}, {size_of(n)}", taken["ours"], *(taken[part] for part in parts), at_most=at_most)
+    return replace(made, facts={**made.facts, **{name: summary(samples) for name, samples in taken.items()}})
+
+
+def split(n: int, taken: Mapping[str, Samples], parts: Sequence[str]) -> str:
+    """What each part took."""
+    return f"n = {n}: " + " + ".join(f"{part} {ms(taken[part].median)}" for part in parts)
 
 
 @contextlib.contextmanager
-def _database(path: Path) -> Iterator[sqlite3.Connection]:
+def _database(path: Path) -> Iterator[Callable[[bytes], object]]:
+    """What writes bytes durably into a fresh file."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("CREATE TABLE body (body_id INTEGER PRIMARY KEY, numbers BLOB NOT NULL)")
-        yield connection
+        yield lambda body: connection.execute("INSERT INTO body (numbers) VALUES (?)", (body,))

@@ -125,7 +125,7 @@ def _row(what: str, ratio: Ratio, shown: str, target: str, ok: bool | None, ours
 def size_of(n: int) -> str:
     """The bytes of an n×n float64 matrix, in words."""
     size = n * n * 8
-    return f"{size >> 10} KiB" if size < 1 << 20 else f"{size / (1 << 20):.3g} MiB"
+    return f"{size / 1024:.3g} KiB" if size < 1000 << 10 else f"{size / (1 << 20):.3g} MiB"
 
 
 def summary(samples: Samples) -> dict[str, float]:

@@ -9,7 +9,7 @@ import ssl
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("numpy", "scipy", "grpcio", "protobuf", "uvloop", "qiskit")
+_PACKAGES = ("numpy", "scipy", "grpcio", "protobuf", "uvloop", "psycopg", "qiskit")
 
 
 def facts() -> dict[str, object]:
