@@ -101,6 +101,7 @@ class App:
         self._stack.callback(self._threads.shutdown)
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
+        self._stack.push_async_callback(self.presence.end)
         await self.presence.begin()
         self.rho_health.on_change(lambda ok: self._spawn(self._probe.set_rho(ok)))
         await self._open_grpc()

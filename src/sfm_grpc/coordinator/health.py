@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from sfm_grpc.coordinator.worst import WorstFirst
 from sfm_grpc.density.admission import verify
-from sfm_grpc.errors import NotFound, RhoCorrupt, SfmError, StoreUnavailable, VersionCompacted
+from sfm_grpc.errors import NotFound, Overloaded, RhoCorrupt, SfmError, StoreUnavailable, VersionCompacted
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.model import Certificate, Entry, Kind, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Store
@@ -326,9 +326,9 @@ class RhoHealth:
         while True:
             try:
                 self.verify_problem = await self.verify_all(pause_max_s=interval_s)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, Overloaded) as error:
                 _log.warning("re-verification waits for the store: %s", error)
-                self.verify_problem = f"waits for the store: {error.problem}"
+                self.verify_problem = f"waits for the store: {error}"
             except Exception as error:  # whatever is wrong with what is stored, looking must go on
                 _log.exception("re-verification failed")
                 self.verify_problem = f"failed ({_in_words(error)})"

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sfm_grpc.errors import StoreUnavailable
+from sfm_grpc.errors import Overloaded, StoreUnavailable
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.model import Scope, Transaction, Version
 from sfm_grpc.storage.contract import Retention, Store
@@ -56,7 +56,7 @@ class Housekeeping:
                     await self._sweep()
                 self._release()
                 await self._compact_dirty()
-            except StoreUnavailable as error:
+            except (StoreUnavailable, Overloaded) as error:
                 _log.warning("housekeeping waits for the store: %s", error)
                 await asyncio.sleep(5)
             except Exception:  # whatever is wrong with one namespace, the others must not grow for ever

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-
 from psycopg import AsyncConnection
 
 from sfm_grpc.errors import StoreRefused
 from sfm_grpc.storage.postgres.connection import SQL
 
-_log = logging.getLogger(__name__)
-
 # The oldest that its own makers still mend.
 _VERSION_MIN = 140_000
 
 
-async def check(connection: AsyncConnection, *, allow_unsafe: bool) -> None:
-    """Raises StoreRefused for a server that may lose what it acknowledges (unless allowed), or that takes no commits."""
+async def check(connection: AsyncConnection, *, allow_unsafe: bool) -> str:
+    """Raises StoreRefused for a server that may lose what it acknowledges (unless allowed), or that takes no commits.
+
+    Returns what was allowed, '' when nothing had to be.
+    """
     if connection.info.server_version < _VERSION_MIN:
         raise StoreRefused(
             problem=f"Postgres {connection.info.server_version // 10_000} is too old: {_VERSION_MIN // 10_000} or newer is needed"
@@ -37,5 +36,4 @@ async def check(connection: AsyncConnection, *, allow_unsafe: bool) -> None:
             problem=f"Postgres may lose what it acknowledges ({unsafe}): turn it on, or say --allow-unsafe-durability "
             "(SFM_ALLOW_UNSAFE_DURABILITY=1) where losing commits does not matter"
         )
-    if unsafe:
-        _log.warning("Postgres may lose what it acknowledges (%s), and this was allowed", unsafe)
+    return unsafe

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
 
 from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.metrics import StoreMetrics
 from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.postgres import commit, durability, housekeeping, migrate, packing, reads
-from sfm_grpc.storage.postgres.connection import connect, is_gone, watched
+from sfm_grpc.storage.postgres.connection import connect, is_gone, place, watched
 from sfm_grpc.storage.postgres.errors import translated
 from sfm_grpc.storage.postgres.heads import Heads
 from sfm_grpc.storage.postgres.options import PostgresOptions
 from sfm_grpc.storage.postgres.pool import Pool
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _THREADS = 2
@@ -63,11 +64,13 @@ class PostgresStore:
         connection = await connect(self._options)
         try:
             with watched(connection, _CHECK_S), translated():
-                await durability.check(connection, allow_unsafe=self._options.allow_unsafe_durability)
+                unsafe = await durability.check(connection, allow_unsafe=self._options.allow_unsafe_durability)
                 await migrate.check(connection)
             await self._pool.open()
         finally:
             await connection.close()
+        if unsafe:
+            _log.warning("Postgres may lose what it acknowledges (%s), and this was allowed", unsafe)
 
     async def close(self) -> None:
         """See the contract."""
@@ -100,22 +103,15 @@ class PostgresStore:
             await self._drop_checker()
             self._checker = await connect(self._options)
         with watched(self._checker, _CHECK_S), translated():
-            cursor = await self._checker.execute(reads.SQL["check"])
-            standby, read_only, _ = await cursor.fetchone() or (True, True, None)
-        if standby or read_only:
-            what = "a standby" if standby else "read-only"
-            raise StoreUnavailable(problem=f"Postgres at {self._place()} is {what}: it takes no commits; name the primary")
-        return f"{self._place()}, Postgres {self._checker.info.server_version // 10_000}"
+            # Also what it promises: that may be changed, and another server may answer there, while we are connected.
+            await durability.check(self._checker, allow_unsafe=self._options.allow_unsafe_durability)
+            await self._checker.execute(reads.SQL["check"])
+        return f"{place(self._options)}, Postgres {self._checker.info.server_version // 10_000}"
 
     async def _drop_checker(self) -> None:
         if self._checker is not None:
             await self._checker.close()
             self._checker = None
-
-    def _place(self) -> str:
-        """Where it is, without any secret."""
-        given = conninfo_to_dict(self._options.url)
-        return f"{given.get('host', 'the local socket')}:{given.get('port', 5432)}/{given.get('dbname', '')}"
 
     # ---- writing
 

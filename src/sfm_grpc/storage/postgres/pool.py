@@ -37,8 +37,7 @@ class Pool:
         self._pool: AsyncConnectionPool[AsyncConnection] | None = None
         self._busy = 0
         self._waiting = 0  # the pool's own count includes those who wait no more
-        self._lent = 0.0
-        """When a connection was last lent, on time.monotonic()."""
+        self._passed = 0.0  # when a connection that works was last lent or given back, on time.monotonic()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._finding_out: asyncio.Task[None] | None = None
         self.trouble = ""
@@ -119,6 +118,8 @@ class Pool:
                     return await work(connection)
         finally:
             self._busy -= 1
+            if not connection.closed:
+                self._passed = time.monotonic()
             await pool.putconn(connection)
 
     async def _borrow(self, pool: AsyncConnectionPool[AsyncConnection], deadline: float) -> AsyncConnection:
@@ -131,8 +132,8 @@ class Pool:
                 await self._find_out(until)
             connection = await self._next(pool, asked, min(until, deadline))
             if not is_gone(connection):
-                self._lent = time.monotonic()
-                self._metrics.wait_seconds.observe(self._lent - asked)
+                self._passed = time.monotonic()
+                self._metrics.wait_seconds.observe(self._passed - asked)
                 return connection
             await connection.close()
             await pool.putconn(connection)
@@ -191,10 +192,9 @@ class Pool:
 
     def _none_left(self, asked: float) -> Overloaded | StoreUnavailable:
         """All are in use, or went from one caller to the next since `asked`; or there are none, because Postgres gives none."""
-        if not self.trouble and (self._busy == self._options.pool_max or self._lent > asked):
+        if not self.trouble and (self._busy == self._options.pool_max or self._passed > asked):
             return self._overloaded("postgres_pool_max", self._options.pool_max)
-        self.trouble = self.trouble or f"Postgres gives no connection within {self._options.pool_wait_s:g} s"
-        return StoreUnavailable(problem=self.trouble)
+        return StoreUnavailable(problem=self.trouble or f"Postgres gives no connection within {self._options.pool_wait_s:g} s")
 
     def _overloaded(self, limit: str, maximum: int) -> Overloaded:
         self._metrics.exhausted.inc()

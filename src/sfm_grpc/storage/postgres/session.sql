@@ -8,5 +8,5 @@ SELECT set_config('statement_timeout', %(statement_ms)s::text, false),
 
 -- name: describe
 -- What the server promises.
-SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'), current_setting('server_encoding'),
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), current_setting('server_encoding'),
   current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit');
