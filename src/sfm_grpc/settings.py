@@ -160,6 +160,12 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("postgres_url")
+    @classmethod
+    def _none(cls, value: SecretStr | None) -> SecretStr | None:
+        """Empty is unset: libpq would take it for a server of its own choice."""
+        return value if value and value.get_secret_value().strip() else None
+
     @field_validator("tls_cert_file", "tls_key_file", "tls_client_ca_file")
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:

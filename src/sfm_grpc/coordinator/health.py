@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 WORST_SHOWN = 20
 _HEADS_AT_ONCE = 500
+# How soon to look again for a store that is away: what is told of it must not outlast it.
+_WAITING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,13 +328,16 @@ class RhoHealth:
         while True:
             try:
                 self.verify_problem = await self.verify_all(pause_max_s=interval_s)
+                pause_s = interval_s
             except (StoreUnavailable, Overloaded) as error:
                 _log.warning("re-verification waits for the store: %s", error)
                 self.verify_problem = f"waits for the store: {error}"
+                pause_s = min(interval_s, _WAITING_S)
             except Exception as error:  # whatever is wrong with what is stored, looking must go on
                 _log.exception("re-verification failed")
                 self.verify_problem = f"failed ({_in_words(error)})"
-            await asyncio.sleep(interval_s)
+                pause_s = interval_s
+            await asyncio.sleep(pause_s)
 
 
 def _in_words(error: Exception) -> str:

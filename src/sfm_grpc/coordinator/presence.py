@@ -89,6 +89,9 @@ class Presence:
             self._set(ok=False, detail=error.problem)
         except SfmError as error:  # every connection in use is no reason to send callers elsewhere, but the truth
             self._set(ok=False, detail=str(error))
+        except Exception as error:  # whatever a store says that nobody expected, looking must go on
+            _log.exception("the look at the store failed")
+            self._set(ok=False, detail=f"the look at it failed ({type(error).__name__})")
         return self.ok
 
     async def _open(self) -> None:

@@ -167,7 +167,9 @@ async def _write(
                 for body in bodies[1:]:
                     place = {**_scope(t), "version": version.version, "commit_id": commit_id}
                     await connection.execute(SQL["add_body"], place | body)
-    except pg.UniqueViolation:
+    except pg.UniqueViolation as error:
+        if error.diag.constraint_name != "request_pkey":
+            raise  # a defect, or a database put together of two
         return None  # the request id, used since, or by another request
     row = await cursor.fetchone()
     if row is None:

@@ -11,7 +11,8 @@ LEFT JOIN sfm.rho_version s ON s.namespace_id = n.namespace_id AND s.version = %
 LEFT JOIN LATERAL unnest(
   CASE WHEN %(restored)s::bigint IN (0, n.version) THEN n.keys ELSE s.keys END,
   CASE WHEN %(restored)s::bigint IN (0, n.version) THEN n.put_versions ELSE s.put_versions END) AS e (key, put_version) ON true
-LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
 WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text;
 
 -- name: find_request

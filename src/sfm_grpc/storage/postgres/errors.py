@@ -14,6 +14,9 @@ from sfm_grpc.errors import LimitExceeded, StoreRefused, StoreUnavailable
 _PROBLEMS = {
     "08": "the connection failed",
     "25006": "it takes no writes: a standby, or default_transaction_read_only",
+    "25P03": "it ended a transaction that it found idle for too long",
+    "25P04": "the transaction took longer than its transaction_timeout, and was undone",
+    "26000": "it lost a prepared statement: a pooler in transaction mode stands between, one in session mode is needed",
     "40001": "it undid the statement so that another could go on",
     "40P01": "it undid the statement to end a deadlock",
     "42P01": "its schema is not there: run `sfm migrate`",

@@ -43,7 +43,8 @@ DELETE FROM sfm.request WHERE (tenant, namespace, method, request_id) IN (
   ORDER BY first_time_us LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED);
 
 -- name: delete_events
-DELETE FROM sfm.event WHERE event_id IN (
+-- ANY of an array: looked up one by one, whatever the planner thinks of how many there are.
+DELETE FROM sfm.event WHERE event_id = ANY(ARRAY(
   SELECT event_id FROM sfm.event
   WHERE event_id <= (SELECT event_id FROM sfm.event ORDER BY event_id DESC OFFSET %(events)s::bigint LIMIT 1)
-  ORDER BY event_id LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED);
+  ORDER BY event_id LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED));

@@ -12,7 +12,8 @@ LEFT JOIN LATERAL unnest(
   CASE WHEN COALESCE(%(number)s::bigint, n.version) = n.version THEN n.keys ELSE v.keys END,
   CASE WHEN COALESCE(%(number)s::bigint, n.version) = n.version THEN n.put_versions ELSE v.put_versions END)
   AS e (key, put_version) ON true
-LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
 WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text
 ORDER BY e.key;
 
@@ -25,7 +26,8 @@ LEFT JOIN LATERAL unnest(
   CASE WHEN %(number)s::bigint = n.version THEN n.keys ELSE v.keys END,
   CASE WHEN %(number)s::bigint = n.version THEN n.put_versions ELSE v.put_versions END)
   AS e (key, put_version) ON e.key = %(key)s::text
-LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
 WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text;
 
 -- name: remembers
@@ -41,7 +43,8 @@ LEFT JOIN LATERAL (
   SELECT * FROM sfm.rho_version WHERE namespace_id = n.namespace_id AND version < COALESCE(%(before)s::bigint, n.version + 1)
   ORDER BY version DESC LIMIT %(limit)s::bigint) v ON true
 LEFT JOIN LATERAL unnest(v.keys, v.put_versions) AS e (key, put_version) ON true
-LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
 WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text
 ORDER BY v.version DESC, e.key;
 
@@ -51,9 +54,11 @@ SELECT n.tenant, n.name, n.version, v.version IS NULL,
 FROM (
   SELECT * FROM sfm.namespace WHERE (tenant, name) > (%(tenant)s::text, %(namespace)s::text)
   ORDER BY tenant, name LIMIT %(limit)s::bigint) n
-LEFT JOIN sfm.rho_version v ON v.namespace_id = n.namespace_id AND v.version = n.version
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_version WHERE namespace_id = n.namespace_id AND version = n.version LIMIT 1) v ON true
 LEFT JOIN LATERAL unnest(n.keys, n.put_versions) AS e (key, put_version) ON true
-LEFT JOIN sfm.rho_body b ON b.namespace_id = n.namespace_id AND b.key = e.key AND b.put_version = e.put_version
+LEFT JOIN LATERAL (
+  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
 ORDER BY n.tenant, n.name, e.key;
 
 -- name: list_events
