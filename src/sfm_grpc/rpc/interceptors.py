@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Details: TypeAlias = grpc.HandlerCallDetails
+# Set by gRPC on a call that it makes again (gRFC A6).
+_ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
+_MUTATIONS = ("/CommitRho", "/RestoreRho")
 _REQUEST_ID_CHARS_MAX = 128
 
 # A call that brings this much is counted until its work ends, also where its caller has given up meanwhile.
@@ -200,6 +203,15 @@ class CallGuard(ServerInterceptor):
     def _told(self, error: Exception, context: Context, method: str, request_id: str) -> SfmError:
         """The error the caller is told. A defect is told by its request id only; its cause is logged."""
         call = {"request_id": request_id}
+        if (
+            isinstance(error, (StoreUnavailable, Draining))
+            and method.endswith(_MUTATIONS)
+            and metadata_value(context, _ATTEMPTS_KEY)
+        ):
+            # gRPC repeats an UNAVAILABLE call by itself and shows its caller the last answer only: what an earlier one left
+            # unknown is unknown still.
+            problem = error.problem if isinstance(error, StoreUnavailable) else error.sentence()
+            error = StoreUnavailable(problem=problem, outcome_unknown=True)
         if isinstance(error, SfmError):
             if isinstance(error, StoreUnavailable):
                 _log.error("%s: %s", method, error, extra=call)

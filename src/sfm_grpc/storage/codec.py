@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -62,6 +63,7 @@ def certificate_to_json(certificate: Certificate) -> str:
     )
 
 
+@lru_cache(maxsize=16_384)  # the versions of a namespace carry the same ones along
 def certificate_from_json(text: str) -> Certificate:
     """The certificate again; `UNREADABLE` when the text is not one."""
     try:
@@ -76,7 +78,7 @@ def _certificate(d: Mapping[str, Any]) -> Certificate:
         kind=Kind[d["kind"]],
         layout=Layout[d["layout"]],
         dtype=Dtype[d["dtype"]],
-        shape=(rows, columns),
+        shape=(_integer(rows), _integer(columns)),
         digest=bytes.fromhex(d["sha256"]),
         valid=d["valid"],
         psd_method=PsdMethod[d["psd_method"]],

@@ -15,7 +15,6 @@ from psycopg import sql
 from sfm_grpc import stores
 from sfm_grpc.model import Scope
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage import codec
 from sfm_grpc.storage.postgres import PostgresOptions, migrate, packing
 from tests.support.services.databases import Database, Postgres
 
@@ -73,8 +72,8 @@ class PostgresEngine:
     def damage(self, settings: Settings) -> list[str]:
         with _connected(settings) as c:
             found = [f"{key} of version {put} in namespace {n} is held and not there" for n, key, put in c.execute(_MISSING)]
-            for n, key, put, certificate, digest, packed, numbers in c.execute(_BODIES):
-                whole = packing.unpack(packed, numbers, codec.certificate_from_json(certificate))
+            for n, key, put, digest, packed, numbers in c.execute(_BODIES):
+                whole = packing.unpack(packed, numbers)
                 if hashlib.sha256(whole).digest() != digest:
                     found.append(f"{key} of version {put} in namespace {n}")
         return found
@@ -153,7 +152,7 @@ _MISSING = """
 SELECT v.namespace_id, e.key, e.put_version FROM sfm.rho_version v, unnest(v.keys, v.put_versions) AS e (key, put_version)
 EXCEPT SELECT namespace_id, key, put_version FROM sfm.rho_body
 """
-_BODIES = "SELECT namespace_id, key, put_version, certificate, sha256, packing, numbers FROM sfm.rho_body"
+_BODIES = "SELECT namespace_id, key, put_version, sha256, packing, numbers FROM sfm.rho_body"
 
 
 def _all(table: str) -> sql.Composed:

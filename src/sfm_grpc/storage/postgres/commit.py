@@ -6,6 +6,7 @@ trip. Nothing is refused from memory: before an error is told, Postgres is asked
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -15,16 +16,18 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg import errors as pg
 
-from sfm_grpc.errors import DeadlineExceeded
+from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
 from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Transaction, Version
 from sfm_grpc.storage import codec, decisions, statements
 from sfm_grpc.storage.decisions import Head, Remembered
+from sfm_grpc.storage.postgres.errors import Sent
 from sfm_grpc.storage.postgres.heads import Heads, KnownHead
 from sfm_grpc.storage.postgres.packing import Packing
 
 SQL = statements.load(__package__, "commit.sql")
-_ADVANCE = SQL["commit"].replace("{head}", SQL["advance"])
-_CREATE = SQL["commit"].replace("{head}", SQL["create"])
+
+# Others may be faster so many times in a row; a caller that expects a version is answered in the first.
+_ROUNDS_MAX = 50
 
 _NOTHING_PUT: dict[str, object] = {"key": None, "certificate": None, "sha256": None, "packing": None, "numbers": None}
 _NOT_REMEMBERED: dict[str, object] = {"method": None, "request_id": None, "content_digest": None, "receipt": None}
@@ -47,15 +50,17 @@ class _Found:
     kinds: Mapping[str, int]
 
 
-async def commit(connection: AsyncConnection, t: Transaction, packed: Packed, heads: Heads, keys_max: int) -> CommitResult:
+async def commit(
+    connection: AsyncConnection, t: Transaction, packed: Packed, heads: Heads, *, keys_max: int, sent: Sent
+) -> CommitResult:
     """Executes one transaction; see the contract for the order of the checks."""
     known = heads.get(t.scope)
     if known is not None and _is_plain(t, known, keys_max):
         version = decisions.next_version(t, known.head, known.held, keys_max)
-        made = await _write(connection, t, known, version, packed, new_keys=())
+        made = await _write(connection, t, known, version, packed, new_keys=(), sent=sent)
         if made is not None:
             return _done(t, version, heads, made)
-    while True:
+    for _ in range(_ROUNDS_MAX):
         if time.monotonic() > t.deadline:
             raise DeadlineExceeded
         found = await _look(connection, t)
@@ -66,10 +71,11 @@ async def commit(connection: AsyncConnection, t: Transaction, packed: Packed, he
         if t.validate_only:
             return CommitResult(None, version.version, version.commit_time_us, t.receipt, replayed=False)
         new_keys = [c for c in t.changes if isinstance(c, PutMatrix) and c.key not in found.kinds]
-        made = await _write(connection, t, found.known, version, packed, new_keys=new_keys)
+        made = await _write(connection, t, found.known, version, packed, new_keys=new_keys, sent=sent)
         if made is not None:
             return _done(t, version, heads, made)
         # Someone else was faster. Looking again tells a caller that expected a version of the conflict, or of its first answer.
+    raise StoreUnavailable(problem=f"others committed to {t.scope.namespace!r} {_ROUNDS_MAX} times while this commit tried to")
 
 
 def _is_plain(t: Transaction, known: KnownHead, keys_max: int) -> bool:
@@ -143,6 +149,7 @@ async def _write(
     packed: Packed,
     *,
     new_keys: Sequence[PutMatrix],
+    sent: Sent,
 ) -> KnownHead | None:
     """Writes a version, in one round trip; None, and nothing has happened, where the namespace is no longer as `known` says."""
     commit_id = secrets.randbits(63)
@@ -153,30 +160,33 @@ async def _write(
         **_request(t),
         **_event(t, version),
         **_known(known),
+        **{f"{name}_{i}": value for i, body in enumerate(bodies) for name, value in body.items()},
         "commit_id": commit_id,
         "new_keys": [c.key for c in new_keys],
         "new_kinds": [c.matrix.kind.value for c in new_keys],
     }
-    statement = _ADVANCE if known else _CREATE
+    sent.writing = True
     try:
-        if len(bodies) == 1:
-            cursor = await connection.execute(statement, values | bodies[0], binary=True)
-        else:
-            async with connection.pipeline():
-                cursor = await connection.execute(statement, values | bodies[0], binary=True)
-                for body in bodies[1:]:
-                    place = {**_scope(t), "version": version.version, "commit_id": commit_id}
-                    await connection.execute(SQL["add_body"], place | body)
+        cursor = await connection.execute(_statement("advance" if known else "create", len(bodies)), values, binary=True)
     except pg.UniqueViolation as error:
         if error.diag.constraint_name != "request_pkey":
             raise  # a defect, or a database put together of two
-        return None  # the request id, used since, or by another request
-    row = await cursor.fetchone()
+        row = None  # the request id, used since, or by another request
+    else:
+        row = await cursor.fetchone()
     if row is None:
+        sent.writing = False
         return None
     head = Head(version.version, known.head.oldest if known else 1, version.commit_time_us, version.committer)
     compactions = known.compactions if known else 0
     return KnownHead(row[0], commit_id, compactions, head, {e.key: e for e in version.entries})
+
+
+@functools.lru_cache(maxsize=256)
+def _statement(head: str, bodies: int) -> bytes:
+    """The one statement, for so many matrices."""
+    rows = ",\n    ".join(SQL["body"].replace("{i}", str(i)) for i in range(bodies))
+    return SQL["commit"].replace("{head}", SQL[head]).replace("{bodies}", rows).encode()
 
 
 def _version(t: Transaction, version: Version) -> dict[str, object]:

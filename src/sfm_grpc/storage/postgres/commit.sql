@@ -41,7 +41,8 @@ RETURNING namespace_id, version
 
 -- name: commit
 -- Nothing happens, and no row comes back, where `head` changed none. A request id that was used is a unique violation, which
--- undoes all of it. The event's id is the transaction's: see events in reads.sql.
+-- undoes all of it. All of a commit is one message: no lock is held while it is on its way. The event's id is the transaction's: see
+-- list_events in reads.sql.
 WITH head AS ({head}),
 v AS (
   INSERT INTO sfm.rho_version (
@@ -49,9 +50,9 @@ v AS (
   SELECT namespace_id, version, %(commit_time_us)s::bigint, %(committer)s::text, %(metadata)s::text, %(valid)s::smallint,
     %(restored)s::bigint, %(changed_keys)s::text, %(keys)s::text[], %(put_versions)s::bigint[] FROM head),
 b AS (
-  INSERT INTO sfm.rho_body (namespace_id, key, put_version, certificate, sha256, packing, numbers)
-  SELECT namespace_id, %(key)s::text, version, %(certificate)s::text, %(sha256)s::bytea, %(packing)s::smallint, %(numbers)s::bytea
-  FROM head WHERE %(key)s::text IS NOT NULL),
+  INSERT INTO sfm.rho_body (namespace_id, put_version, key, certificate, sha256, packing, numbers)
+  SELECT head.namespace_id, head.version, put.* FROM head, (VALUES {bodies}) AS put (key, certificate, sha256, packing, numbers)
+  WHERE put.key IS NOT NULL),
 k AS (
   INSERT INTO sfm.rho_key (namespace_id, key, kind)
   SELECT head.namespace_id, new.key, new.kind FROM head, unnest(%(new_keys)s::text[], %(new_kinds)s::smallint[]) AS new (key, kind)
@@ -63,14 +64,10 @@ r AS (
     %(commit_time_us)s::bigint, %(receipt)s::bytea, %(time_us)s::bigint FROM head WHERE %(request_id)s::text IS NOT NULL),
 e AS (
   INSERT INTO sfm.event (event_id, tenant, namespace, topic, version, time_us, payload)
-  SELECT pg_current_xact_id()::text::bigint << 16, %(tenant)s::text, %(namespace)s::text, %(topic)s::text, version,
-    %(commit_time_us)s::bigint, %(payload)s::text FROM head)
+  SELECT (outbox.base + pg_current_xact_id()::text::bigint) << 16, %(tenant)s::text, %(namespace)s::text, %(topic)s::text,
+    head.version, %(commit_time_us)s::bigint, %(payload)s::text FROM head, sfm.outbox)
 SELECT namespace_id, version FROM head
 
--- name: add_body
--- The further matrices of a commit, in the same transaction: only where it was this commit that made the version.
-INSERT INTO sfm.rho_body (namespace_id, key, put_version, certificate, sha256, packing, numbers)
-SELECT namespace_id, %(key)s::text, version, %(certificate)s::text, %(sha256)s::bytea, %(packing)s::smallint, %(numbers)s::bytea
-FROM sfm.namespace
-WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text AND version = %(version)s::bigint
-  AND commit_id = %(commit_id)s::bigint
+-- name: body
+-- One of {bodies}: numbered, as many as a commit puts.
+(%(key_{i})s::text, %(certificate_{i})s::text, %(sha256_{i})s::bytea, %(packing_{i})s::smallint, %(numbers_{i})s::bytea)

@@ -18,9 +18,9 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8BinaryDumper
 
-from sfm_grpc.errors import DeadlineExceeded, StoreRefused
+from sfm_grpc.errors import DeadlineExceeded, StoreRefused, StoreUnavailable
 from sfm_grpc.storage import statements
-from sfm_grpc.storage.postgres.errors import connecting
+from sfm_grpc.storage.postgres.errors import Sent, connecting
 from sfm_grpc.storage.postgres.options import PostgresOptions
 
 # How much later than Postgres itself should have, we give a statement up: it, or the network, hangs.
@@ -106,7 +106,11 @@ async def configure(connection: AsyncConnection, options: PostgresOptions) -> No
         "lock_ms": str(round(options.lock_timeout_s * 1000)),
     }
     with watched(connection, options.connect_timeout_s):  # a pool's worker that waited for ever would make no more connections
-        await connection.execute(SQL["configure"], timeouts)
+        cursor = await connection.execute(SQL["configure"], timeouts)
+        promised = await cursor.fetchone()
+    if promised is not None and promised[0] == "off" and not options.allow_unsafe_durability:
+        # Each session has its own, and may have been given another than the last.
+        raise StoreRefused(problem="Postgres may lose what it acknowledges (synchronous_commit = off): turn it on for this user")
 
 
 def is_gone(connection: AsyncConnection) -> bool:
@@ -137,10 +141,11 @@ def patience_s(options: PostgresOptions) -> float:
 
 
 @contextlib.asynccontextmanager
-async def bounded(connection: AsyncConnection, options: PostgresOptions, deadline: float) -> AsyncIterator[None]:
+async def bounded(connection: AsyncConnection, options: PostgresOptions, deadline: float, sent: Sent) -> AsyncIterator[None]:
     """Bounds what is inside twice: at `deadline` (time.monotonic()) Postgres is asked to give it up, which undoes it.
 
-    When it has not answered long after it should have, we hang up. Raises DeadlineExceeded for what was given up.
+    When it has not answered long after it should have, we hang up. Raises DeadlineExceeded for what was given up, and
+    StoreUnavailable for what was committed all the same: it may have been waiting for a standby, which does not have it then.
     """
     asked: list[asyncio.Task[None]] = []
 
@@ -152,6 +157,10 @@ async def bounded(connection: AsyncConnection, options: PostgresOptions, deadlin
     try:
         with watched(connection, patience_s(options)):
             yield
+        if asked and sent.writing:
+            raise StoreUnavailable(
+                problem="Postgres: the commit was given up while it waited for a standby", outcome_unknown=True
+            )
     except pg.QueryCanceled as error:
         if asked:
             raise DeadlineExceeded from error

@@ -37,3 +37,14 @@ async def check(connection: AsyncConnection, *, allow_unsafe: bool) -> str:
             "(SFM_ALLOW_UNSAFE_DURABILITY=1) where losing commits does not matter"
         )
     return unsafe
+
+
+async def check_rights(connection: AsyncConnection) -> None:
+    """Raises StoreRefused for a user who may not write what is to be written."""
+    tables = await (await connection.execute(SQL["list_unwritable"])).fetchall()
+    if tables:
+        names = ", ".join(f"sfm.{name}" for (name,) in tables)
+        raise StoreRefused(
+            problem=f"Postgres: {connection.info.user!r} may not read and write {names}: GRANT SELECT, INSERT, UPDATE, DELETE "
+            f'ON ALL TABLES IN SCHEMA sfm TO "{connection.info.user}"'
+        )

@@ -16,10 +16,11 @@ from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transa
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.postgres import commit, durability, housekeeping, migrate, packing, reads
 from sfm_grpc.storage.postgres.connection import connect, is_gone, place, watched
-from sfm_grpc.storage.postgres.errors import translated
+from sfm_grpc.storage.postgres.errors import Sent, translated
 from sfm_grpc.storage.postgres.heads import Heads
 from sfm_grpc.storage.postgres.options import PostgresOptions
 from sfm_grpc.storage.postgres.pool import Pool
+from sfm_grpc.storage.postgres.turns import Turns
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -42,10 +43,10 @@ class PostgresStore:
         self._keys_max = keys_per_namespace_max
         self._pool = Pool(options, metrics)
         self._heads = Heads()
+        self._turns = Turns(options.lock_timeout_s)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
         self._checker: AsyncConnection | None = None
         self._checking = asyncio.Lock()
-        self._closed = False
 
     # ---- life
 
@@ -66,6 +67,7 @@ class PostgresStore:
             with watched(connection, _CHECK_S), translated():
                 unsafe = await durability.check(connection, allow_unsafe=self._options.allow_unsafe_durability)
                 await migrate.check(connection)
+                await durability.check_rights(connection)
             await self._pool.open()
         finally:
             await connection.close()
@@ -73,12 +75,10 @@ class PostgresStore:
             _log.warning("Postgres may lose what it acknowledges (%s), and this was allowed", unsafe)
 
     async def close(self) -> None:
-        """See the contract."""
-        self._closed = True
+        """See the contract. The threads stay for answers that are still being checked, and end with the store."""
         await self._pool.close()
         async with self._checking:
             await self._drop_checker()
-        self._threads.shutdown(wait=False)
 
     async def check(self) -> str:
         """See the contract. On a connection of its own: it neither waits for the pool nor takes from it."""
@@ -105,6 +105,7 @@ class PostgresStore:
         with watched(self._checker, _CHECK_S), translated():
             # Also what it promises: that may be changed, and another server may answer there, while we are connected.
             await durability.check(self._checker, allow_unsafe=self._options.allow_unsafe_durability)
+            await durability.check_rights(self._checker)
             await self._checker.execute(reads.SQL["check"])
         return f"{place(self._options)}, Postgres {self._checker.info.server_version // 10_000}"
 
@@ -118,11 +119,14 @@ class PostgresStore:
     async def commit(self, transaction: Transaction) -> CommitResult:
         """See the contract."""
         packed = {c.key: await self._packed(c) for c in transaction.changes if isinstance(c, PutMatrix)}
-        return await self._pool.run(
-            lambda c: commit.commit(c, transaction, packed, self._heads, self._keys_max),
-            deadline=transaction.deadline,
-            committing=True,
-        )
+        sent = Sent()
+        # One at a time of each namespace: the others would wait for its row, each on a connection that others need.
+        async with self._turns.of(transaction.scope, transaction.deadline):
+            return await self._pool.run(
+                lambda c: commit.commit(c, transaction, packed, self._heads, keys_max=self._keys_max, sent=sent),
+                deadline=transaction.deadline,
+                sent=sent,
+            )
 
     async def _packed(self, put: PutMatrix) -> tuple[packing.Packing, Buffer]:
         if not packing.is_packable(put.matrix):
@@ -183,6 +187,4 @@ class PostgresStore:
         return check() if size < _HANDED_OVER_BYTES else await self._in_thread(check)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        if self._closed:
-            raise StoreUnavailable(problem="Postgres: closed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

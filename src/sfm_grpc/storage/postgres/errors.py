@@ -13,6 +13,7 @@ from sfm_grpc.errors import LimitExceeded, StoreRefused, StoreUnavailable
 # What is wrong, by SQLSTATE; a class of two characters stands for what is not named.
 _PROBLEMS = {
     "08": "the connection failed",
+    "0A000": "it cannot do that: it is too old, or its schema was changed while we were connected",
     "25006": "it takes no writes: a standby, or default_transaction_read_only",
     "25P03": "it ended a transaction that it found idle for too long",
     "25P04": "the transaction took longer than its transaction_timeout, and was undone",
@@ -22,8 +23,8 @@ _PROBLEMS = {
     "42P01": "its schema is not there: run `sfm migrate`",
     "42703": "its schema is another release's: run `sfm migrate --check`",
     "3F000": "its schema is not there: run `sfm migrate`",
-    "53100": "its disk is full; free some space (nothing was changed)",
-    "53200": "it ran out of memory (nothing was changed)",
+    "53100": "its disk is full; free some space",
+    "53200": "it ran out of memory",
     "53300": "it has no connection left: raise its max_connections, or lower SFM_POSTGRES_POOL_MAX",
     "55000": "it takes no connections to this database just now",
     "55P03": "another commit holds the namespace's row for longer than SFM_POSTGRES_LOCK_TIMEOUT_MS",
@@ -39,35 +40,46 @@ _REFUSALS = {
     "28": "it does not let this user in",
     "3D000": "the database does not exist",
     "42501": "this user may not do that: grant it the schema sfm",
-    "0A000": "it is too old for this release",
 }
+_UNDONE = ("53100", "53200")
 _VALUE_BYTES_MAX = 1 << 30
 
 
+class Sent:
+    """How far a commit has come: whether what was sent may have been committed, as long as no answer says that it was not."""
+
+    __slots__ = ("writing",)
+
+    def __init__(self) -> None:
+        self.writing = False
+
+
 @contextlib.contextmanager
-def translated(*, committing: bool = False) -> Iterator[None]:
+def translated(sent: Sent | None = None) -> Iterator[None]:
     """Turns operating errors into StoreUnavailable or StoreRefused; what remains is a defect and passes.
 
-    `committing` says that what was sent commits: losing the connection leaves the outcome unknown. An answer with an SQLSTATE,
-    other than that the server goes away, says that nothing was changed.
+    An ERROR with an SQLSTATE says that nothing was changed. A connection that was lost, and a FATAL or PANIC (a flush that failed
+    at COMMIT is one), leave the outcome of what was `sent` unknown.
     """
     try:
         yield
     except pg.ProgramLimitExceeded as error:
         raise LimitExceeded(limit="postgres_value_bytes_max", value=_VALUE_BYTES_MAX + 1, maximum=_VALUE_BYTES_MAX) from error
     except psycopg.Error as error:
-        state = error.sqlstate or ""
+        state, severity = error.sqlstate or "", error.diag.severity_nonlocalized
         text = " ".join(str(error).split())
+        ended = not state or severity in ("FATAL", "PANIC") or (state[:2] in ("08", "57") and state != "57014")
+        unknown = ended and sent is not None and sent.writing
         refusal = _REFUSALS.get(state) or _REFUSALS.get(state[:2])
         if refusal:
             raise StoreRefused(problem=f"Postgres: {refusal} ({text})") from error
         if not state and isinstance(error, psycopg.OperationalError):
-            raise StoreUnavailable(problem=f"Postgres: {text}", outcome_unknown=committing) from error
-        problem = _PROBLEMS.get(state) or _PROBLEMS.get(state[:2])
+            raise StoreUnavailable(problem=f"Postgres: {text}", outcome_unknown=unknown) from error
+        problem = _PROBLEMS.get(state) or _PROBLEMS.get(state[:2]) or ("it ended the connection" if ended else None)
         if problem is None:
             raise
-        unknown = committing and state != "57014" and state[:2] in ("08", "57")
-        raise StoreUnavailable(problem=f"Postgres: {problem} ({text})", outcome_unknown=unknown) from error
+        nothing = "" if unknown or state not in _UNDONE else "; nothing was changed"
+        raise StoreUnavailable(problem=f"Postgres: {problem} ({text}){nothing}", outcome_unknown=unknown) from error
 
 
 def connecting(error: psycopg.Error | UnicodeError) -> StoreUnavailable:

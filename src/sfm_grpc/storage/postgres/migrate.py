@@ -53,6 +53,8 @@ class State:
     applied: Sequence[tuple[int, str, bytes]]
     """Number, name and digest of each, in order."""
     known: Sequence[Migration]
+    behind: bool = False
+    """New events would come before stored ones: a dump of another cluster was restored. Migrating mends it."""
 
     @property
     def current(self) -> int:
@@ -71,8 +73,12 @@ class State:
 
     def problem(self) -> str:
         """Why this release cannot serve from it; '' when it can."""
-        if self.conflict() or not self.pending:
+        if self.conflict():
             return self.conflict()
+        if self.behind:
+            return "its events were restored from another cluster, new ones would come before them: run `sfm migrate`"
+        if not self.pending:
+            return ""
         has = f"schema {self.current}" if self.applied else "no schema"
         return f"the database has {has}, this release needs {self.needed}: run `sfm migrate`"
 
@@ -101,7 +107,9 @@ async def state(connection: AsyncConnection, steps: Sequence[Migration] | None =
     if not await _is_so(connection, "exists"):
         return State([], steps)
     cursor = await connection.execute(SQL["list_applied"])
-    return State([(number, name, bytes(digest)) for number, name, digest in await cursor.fetchall()], steps)
+    applied = [(number, name, bytes(digest)) for number, name, digest in await cursor.fetchall()]
+    behind = await _is_so(connection, "has_outbox") and await _is_so(connection, "is_behind")
+    return State(applied, steps, behind)
 
 
 async def check(connection: AsyncConnection) -> None:
@@ -129,6 +137,8 @@ async def migrate(options: PostgresOptions, steps: Sequence[Migration] | None = 
     connection = await connect(options)
     try:
         with translated():
+            if (await state(connection, steps)).behind:
+                await connection.execute(SQL["catch_up"])
             if not await _pending(connection, steps):
                 return ()
             await _take_turn(connection)

@@ -9,16 +9,18 @@ to the bit is stored as it is.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sfm_grpc.model import Buffer, Certificate, Layout, Matrix
+from sfm_grpc.model import Buffer, Layout, Matrix
 
 _STRIP = 64
 # Smaller ones gain nothing: half of few pages is few pages.
 _DIMENSION_MIN = 128
+_DIMENSION_MAX = 65_536
 _BITS: Mapping[int, np.dtype[np.unsignedinteger[Any]]] = {8: np.dtype("<u8"), 4: np.dtype("<u4")}
 
 
@@ -26,7 +28,13 @@ class Packing(enum.IntEnum):
     """How the numbers are stored; the values are in the database."""
 
     WHOLE = 0
-    UPPER = 1
+    UPPER_8 = 1
+    UPPER_4 = 2
+    """The upper block triangle, of numbers of so many bytes."""
+
+
+_UPPER = {8: Packing.UPPER_8, 4: Packing.UPPER_4}
+_ITEMSIZE = {packing.value: itemsize for itemsize, packing in _UPPER.items()}
 
 
 def is_packable(matrix: Matrix) -> bool:
@@ -47,13 +55,17 @@ def pack(matrix: Matrix) -> tuple[Packing, Buffer]:
         if not np.array_equal(bits[last:, strip], bits[strip, last:].T):
             return Packing.WHOLE, matrix.numbers
         packed[place].reshape(last - first, n - first)[:] = bits[strip, first:]
-    return Packing.UPPER, packed.data.cast("B")
+    return _UPPER[bits.itemsize], packed.data.cast("B")
 
 
-def unpack(packing: int, numbers: Buffer, certificate: Certificate) -> Buffer:
+def unpack(packing: int, numbers: Buffer) -> Buffer:
     """The numbers as they were put. What is not what it says is given back as it is: its digest will not match."""
-    n, itemsize = certificate.shape[1], certificate.dtype.numpy.itemsize
-    if packing != Packing.UPPER or len(numbers) != _count(n) * itemsize:
+    itemsize = _ITEMSIZE.get(packing)
+    if itemsize is None:
+        return numbers
+    count, rest = divmod(len(numbers), itemsize)
+    n = bisect_left(range(_DIMENSION_MAX + 1), count, key=_count)
+    if rest or n > _DIMENSION_MAX or _count(n) != count:
         return numbers
     packed = _bits(numbers, itemsize)
     bits = np.empty((n, n), packed.dtype)
@@ -69,8 +81,9 @@ def _bits(numbers: Buffer, itemsize: int) -> np.ndarray[tuple[int], np.dtype[np.
 
 
 def _count(n: int) -> int:
-    """Numbers that are kept of an n×n matrix."""
-    return sum(place.stop - place.start for _, place in _strips(n))
+    """Numbers that are kept of an n×n matrix: of q whole strips, and of what is left of r rows."""
+    q, r = divmod(n, _STRIP)
+    return _STRIP * (q * n - _STRIP * (q * (q - 1) // 2)) + r * r
 
 
 def _strips(n: int) -> Iterator[tuple[slice, slice]]:

@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from sfm_grpc.errors import DeadlineExceeded, Overloaded, StoreUnavailable
 from sfm_grpc.metrics import StoreMetrics
 from sfm_grpc.storage.postgres.connection import bounded, configure, connect, is_gone, parameters
-from sfm_grpc.storage.postgres.errors import connecting, translated
+from sfm_grpc.storage.postgres.errors import Sent, connecting, translated
 from sfm_grpc.storage.postgres.options import PostgresOptions
 
 _T = TypeVar("_T")
@@ -25,6 +25,7 @@ Work = Callable[[AsyncConnection], Awaitable[_T]]
 
 # The pool itself tries to connect twice and no more: after that we find out why not, and whoever needs a connection tries.
 _RECONNECT_S = 0.05
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # that it could not is told to who needs it
 
 
@@ -87,16 +88,16 @@ class Pool:
         if pool is not None:
             await pool.close()
 
-    async def run(self, work: Work[_T], *, deadline: float = math.inf, committing: bool = False) -> _T:
+    async def run(self, work: Work[_T], *, deadline: float = math.inf, sent: Sent | None = None) -> _T:
         """Runs `work` on a connection that nobody else uses meanwhile.
 
         A caller that gives up does not interrupt it: it comes to its end, within the statement timeout, and is forgotten.
 
-        Raises StoreUnavailable (`outcome_unknown` when `committing` and the answer did not come), Overloaded when every
+        Raises StoreUnavailable (`outcome_unknown` when what was `sent` may have been committed), Overloaded when every
         connection is busy, DeadlineExceeded when `deadline` (time.monotonic()) passes before there is one, or while `work` is
         under way and Postgres undid it.
         """
-        task = asyncio.ensure_future(self._run(work, deadline, committing))
+        task = asyncio.ensure_future(self._run(work, deadline, sent or Sent()))
         self._under_way.add(task)
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
@@ -106,15 +107,15 @@ class Pool:
         if not task.cancelled():
             task.exception()  # its caller may be gone, and is the only one who would care
 
-    async def _run(self, work: Work[_T], deadline: float, committing: bool) -> _T:
+    async def _run(self, work: Work[_T], deadline: float, sent: Sent) -> _T:
         pool = self._pool
         if pool is None:
             raise StoreUnavailable(problem=self.trouble or "Postgres: not opened yet, or closed")
         connection = await self._borrow(pool, deadline)
         self._busy += 1
         try:
-            with translated(committing=committing):
-                async with bounded(connection, self._options, deadline):
+            with translated(sent):
+                async with bounded(connection, self._options, deadline, sent):
                     return await work(connection)
         finally:
             self._busy -= 1

@@ -30,7 +30,7 @@ class Stored:
     def checked(self, scope: Scope, version: int) -> Buffer:
         """The numbers, checked at this door too: what was certified is what is served, or nothing. Raises RhoCorrupt."""
         certificate = self.entry.certificate
-        numbers = packing.unpack(self.packed or 0, self.numbers or b"", certificate)
+        numbers = packing.unpack(self.packed or 0, self.numbers or b"")
         # Numbers that were not fetched, because others have their digest, are what that digest says.
         found = hashlib.sha256(numbers).digest() if self.numbers is not None else self.sha256 or hashlib.sha256(b"").digest()
         if found != certificate.digest:

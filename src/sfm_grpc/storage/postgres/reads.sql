@@ -63,11 +63,10 @@ ORDER BY n.tenant, n.name, e.key;
 
 -- name: list_events
 -- In the order of transactions, and only those before every transaction that is still under way: none can appear later among
--- them. Ids beyond the newest transaction are of a database that was restored from a dump; nothing under way makes those.
+-- them. `base` is raised by `sfm migrate` where a dump was restored into another cluster, whose transactions are numbered lower.
 SELECT event_id, tenant, namespace, topic, version, time_us, payload FROM sfm.event
 WHERE event_id > %(after)s::bigint
-  AND (event_id < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 16
-    OR event_id >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint << 16)
+  AND event_id < (SELECT base FROM sfm.outbox) + pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 16
 ORDER BY event_id LIMIT %(limit)s::bigint;
 
 -- name: check

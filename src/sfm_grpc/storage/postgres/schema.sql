@@ -124,7 +124,7 @@ CREATE INDEX request_age ON sfm.request (first_time_us);
 
 -- The outbox: what the rest of the world is to be told, written by the transaction of the commit.
 CREATE TABLE sfm.event (
-  -- The transaction's id << 16. A sequence would be drawn before the commit: a reader that saw 8 could see 7 appear later. Of
+  -- (outbox.base + the transaction's id) << 16. A sequence would be drawn before the commit: a reader that saw 8 could see 7 appear later. Of
   -- transaction ids Postgres says which are still under way, so a reader stops before them and misses none; see list_events in
   -- reads.sql. The 16 bits are room for several events of one transaction.
   event_id bigint PRIMARY KEY,
@@ -136,3 +136,11 @@ CREATE TABLE sfm.event (
   -- JSON, an object.
   payload text NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+-- One row: what transaction ids are counted from. 0, until a dump of one cluster is restored into another, whose transactions are numbered
+-- lower: then `sfm migrate` raises it above the events there are.
+CREATE TABLE sfm.outbox (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  base bigint NOT NULL
+);
+INSERT INTO sfm.outbox (base) VALUES (0);

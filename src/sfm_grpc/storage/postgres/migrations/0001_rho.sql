@@ -84,3 +84,9 @@ CREATE TABLE sfm.event (
   time_us bigint NOT NULL,
   payload text NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+CREATE TABLE sfm.outbox (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  base bigint NOT NULL
+);
+INSERT INTO sfm.outbox (base) VALUES (0);
