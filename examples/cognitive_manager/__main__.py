@@ -21,7 +21,7 @@ def main() -> int:
     """Runs the manager; 0 when its share is in the store."""
     given = _arguments()
     stream = memories.load()
-    with Client(given.target, name=given.name) as client:
+    with Client(given.target, tenant=given.tenant, name=given.name) as client:
         manager = Manager(
             client.namespace(given.namespace),
             stream,
@@ -30,6 +30,7 @@ def main() -> int:
             batches=min(given.batches or stream.batches, stream.batches),
             recalls=given.recalls,
             seed=given.seed,
+            pause_s=given.pause,
             on_commit=_tell,
         )
         try:
@@ -46,7 +47,13 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.cognitive_manager", description=__doc__)
-    parser.add_argument("--target", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument(
+        "--target",
+        default="127.0.0.1:50051",
+        metavar="HOST:PORT",
+        help="or ipv4:ADDRESS:PORT,ADDRESS:PORT: servers of one store, the first that answers",
+    )
+    parser.add_argument("--tenant", default="default", help="whose namespace")
     parser.add_argument("--namespace", default="cognitive-manager")
     parser.add_argument("--name", default="manager", help="who commits")
     parser.add_argument(
@@ -55,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=0, metavar="N", help="the first N of the stream's; 0: all")
     parser.add_argument("--recalls", type=int, default=3, metavar="N", help="recalls after each commit")
     parser.add_argument("--seed", type=int, default=0, help="of what is recalled")
+    parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="to do nothing after each batch")
     parser.add_argument("--hold", action="store_true", help="say when ready, and wait for a line on standard input")
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +79,16 @@ def check(client: Client, namespace: str, memories: Memories, batches: int, ackn
     _check_acknowledged(verdict, trail, digests, acknowledged)
     _check_history(verdict, dict(trail), digests, handle.versions())
     return verdict
+
+
+def check_each(targets: Sequence[str], tenant: str, namespace: str, verdict: Verdict) -> None:
+    """Whichever of the servers is asked, the answer is the same: each one's own, of the newest version, bit for bit."""
+    for target in targets:
+        with Client(target, tenant=tenant, name="demo") as client:
+            snapshot = client.namespace(namespace).read(RHO)
+            snapshot.verify()
+        if (snapshot.version, snapshot.certificates[RHO].digest) != (verdict.version, verdict.certificate.digest):
+            verdict.problems.append(f"{target} answers version {snapshot.version}, not the ρ of version {verdict.version}")
 
 
 def _replay(verdict: Verdict, trail: list[tuple[int, int]], memories: Memories) -> dict[int, str]:

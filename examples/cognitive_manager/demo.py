@@ -11,18 +11,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from examples.cognitive_manager import ledger, memories
-from examples.cognitive_manager.check import check
+from examples.cognitive_manager.check import check, check_each
 from examples.cognitive_manager.ledger import Share
 from examples.cognitive_manager.manager import ForeignNamespaceError, state_in
 from examples.cognitive_manager.manager_process import ManagerProcess
 from examples.cognitive_manager.memories import Memories
+from examples.cognitive_manager.outages import Outages
 from examples.cognitive_manager.report import Happened, Progress, summary, table
-from examples.cognitive_manager.server_process import ServerFailedError, ServerProcess
+from examples.cognitive_manager.server_process import ServerFailedError, ServerProcess, joint_target
+from examples.cognitive_manager.store import Store, StoreFailedError, chosen
 from examples.cognitive_manager.tally import Tally
 from sfm_grpc.client import Client, NotFound, SfmError
 
@@ -36,9 +39,9 @@ def main() -> int:
     given = _arguments(stream)
     signal.signal(signal.SIGTERM, _ended)
     try:
-        with _server(given.target) as (target, server), _managers(given, target) as managers:
-            return _show(given, stream, target, server, managers)
-    except (SfmError, ServerFailedError, ForeignNamespaceError) as error:
+        with _data_plane(given) as plane, _managers(given, plane) as managers:
+            return _show(given, stream, plane, managers)
+    except (SfmError, StoreFailedError, ServerFailedError, ForeignNamespaceError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -46,24 +49,40 @@ def main() -> int:
         return 130
 
 
-def _show(
-    given: argparse.Namespace, stream: Memories, target: str, server: ServerProcess | None, managers: list[ManagerProcess]
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _DataPlane:
+    """Who answers the managers, and whose namespaces they are."""
+
+    targets: Sequence[str]
+    """What each manager is told, as gRPC names: the first for the first."""
+    tenant: str
+    store: Store | None = None
+    """None, and no servers: they are somebody else's."""
+    servers: Sequence[ServerProcess] = ()
+
+
+def _show(given: argparse.Namespace, stream: Memories, plane: _DataPlane, managers: list[ManagerProcess]) -> int:
     progress = Progress(given.batches)
-    if server:
-        progress.say(f"a fresh server starts at {target}, two managers beside it")
+    for step in plane.store.steps if plane.store else ():
+        progress.say(step)
+    if plane.servers:
+        progress.say(f"{_starting(plane.servers)}, two managers beside {'it' if len(plane.servers) == 1 else 'them'}")
+    for server in plane.servers:
         server.wait_ready()
-    with Client(target, name="demo") as client:
+    with Client(plane.targets[0], tenant=plane.tenant, name="demo") as client:
         before = _taken(client, given.namespace, stream)
-        progress.say(f"they write to namespace {given.namespace!r}, which has {before} of {given.batches} batches")
+        whose = "" if plane.tenant == "default" else f" of tenant {plane.tenant!r}"
+        progress.say(f"they write to namespace {given.namespace!r}{whose}, which has {before} of {given.batches} batches")
         # Together, so that they are in each other's way from the first commit on.
         for manager in managers:
             manager.wait_ready()
         began = time.monotonic()
         for manager in managers:
             manager.go()
-        kills = _watch(managers, server, given.kill_server_every, progress, before)
+        outages = Outages(plane.servers, managers, given.kill_server_every, progress.say)
+        _watch(managers, outages, progress, before)
         seconds = time.monotonic() - began
+        outages.end()
         complaints = [complaint for m in managers if (complaint := m.end())]
         for complaint in complaints:
             progress.say(complaint)
@@ -73,76 +92,78 @@ def _show(
             tally.add(manager.tally or Tally())
         acknowledged = [commit for manager in managers for commit in manager.acknowledged]
         verdict = check(client, given.namespace, stream, given.batches, acknowledged)
+        store_name = client.server_info().store
+    check_each([server.target for server in plane.servers], plane.tenant, given.namespace, verdict)
     verdict.problems[:0] = complaints
     happened = Happened(
         tally=tally,
         by_manager={m.name: len(m.acknowledged) for m in managers},
         taken_before=before,
         seconds=seconds,
-        kills=kills,
-        disk_bytes=server.disk_bytes() if server else None,
+        kills=outages.kills,
+        store_name=store_name,
+        servers=len(plane.servers) or None,
+        store=plane.store,
     )
     print(table(happened, verdict, stream))
-    print(summary(tally, verdict), flush=True)
+    print(summary(happened, verdict), flush=True)
     return 1 if verdict.problems else 0
 
 
-def _watch(
-    managers: list[ManagerProcess], server: ServerProcess | None, kill_every_s: float | None, progress: Progress, before: int
-) -> int:
-    """Shows progress until all managers have ended, and kills the server as told. Answers how often. Raises ServerFailedError."""
-    kills, next_kill, counts = 0, None, [0 for _ in managers]
+def _watch(managers: list[ManagerProcess], outages: Outages, progress: Progress, before: int) -> None:
+    """Shows progress until all managers have ended, and lets outages happen. Raises ServerFailedError."""
     while any(m.running for m in managers):
         time.sleep(_TICK_S)
         done = [len(m.acknowledged) for m in managers]
         progress.show(before + sum(done), f" ({' + '.join(map(str, done))})")
-        if server is None:
-            continue
-        if not server.alive:
-            raise server.failure("ended by itself")
-        if kill_every_s is None:
-            continue
-        if next_kill is None:
-            # The time runs once every manager has committed again: they shall be interrupted, not starved.
-            if all(now > then or not m.running for m, now, then in zip(managers, done, counts, strict=True)):
-                next_kill = time.monotonic() + kill_every_s
-        elif time.monotonic() >= next_kill:
-            server.kill()
-            server.launch()
-            server.wait_ready()
-            kills, next_kill, counts = kills + 1, None, done
-            progress.say(f"the server was killed and is back ({kills})")
+        outages.look()
     progress.end()
-    return kills
 
 
 @contextlib.contextmanager
-def _server(target: str | None) -> Iterator[tuple[str, ServerProcess | None]]:
-    """The one at `target`, if it answers, or a fresh one that goes away with everything it kept."""
-    if target:
-        with Client(target, name="demo") as client:
+def _data_plane(given: argparse.Namespace) -> Iterator[_DataPlane]:
+    """The servers at `--target`, if they answer; or fresh ones, on the store that the environment names."""
+    if given.target:
+        with Client(given.target, name="demo") as client:
             client.server_info()
-        yield target, None
+        yield _DataPlane([given.target] * len(_NAMES), given.tenant or "default")
         return
-    with tempfile.TemporaryDirectory(prefix="sfm-demo-") as directory, ServerProcess(Path(directory)) as server:
-        yield server.target, server
+    with tempfile.TemporaryDirectory(prefix="sfm-demo-") as directory, contextlib.ExitStack() as running:
+        store = chosen(Path(directory))
+        names = ["the server"] if given.servers == 1 else [f"server {i + 1}" for i in range(given.servers)]
+        servers = [running.enter_context(ServerProcess(Path(directory), store, name=name)) for name in names]
+        # Each manager has a server that it calls first, and calls the others while that is gone.
+        targets = [joint_target(servers, first=i) for i in range(len(_NAMES))]
+        yield _DataPlane(targets, given.tenant or store.tenant, store, servers)
 
 
 @contextlib.contextmanager
-def _managers(given: argparse.Namespace, target: str) -> Iterator[list[ManagerProcess]]:
+def _managers(given: argparse.Namespace, plane: _DataPlane) -> Iterator[list[ManagerProcess]]:
     managers: list[ManagerProcess] = []
     try:
         for i, name in enumerate(_NAMES):
-            share = Share(i, len(_NAMES))
             managers.append(
                 ManagerProcess(
-                    name, target=target, namespace=given.namespace, share=share, batches=given.batches, seed=given.seed
+                    name,
+                    target=plane.targets[i],
+                    tenant=plane.tenant,
+                    namespace=given.namespace,
+                    share=Share(i, len(_NAMES)),
+                    batches=given.batches,
+                    seed=given.seed,
+                    pause_s=given.pause or 0.0,
                 )
             )
         yield managers
     finally:
         for manager in managers:
             manager.end()
+
+
+def _starting(servers: Sequence[ServerProcess]) -> str:
+    if len(servers) == 1:
+        return f"a fresh server starts at {servers[0].target}"
+    return f"{len(servers)} fresh servers of one store start at {', '.join(server.target for server in servers)}"
 
 
 def _taken(client: Client, namespace: str, stream: Memories) -> int:
@@ -156,7 +177,17 @@ def _taken(client: Client, namespace: str, stream: Memories) -> int:
 
 def _arguments(stream: Memories) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--target", metavar="HOST:PORT", help="a server that runs already, instead of a fresh one")
+    parser.add_argument("--target", metavar="HOST:PORT", help="a server that runs already, instead of fresh ones")
+    parser.add_argument(
+        "--servers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="fresh servers on one store (default: 1); each manager calls another one first",
+    )
+    parser.add_argument(
+        "--tenant", help="whose namespace (default: 'default'; on Postgres one that nobody has had yet, printed at the start)"
+    )
     parser.add_argument("--namespace", default="cognitive-manager", help="where to write; what is there already is resumed")
     parser.add_argument(
         "--batches",
@@ -169,14 +200,17 @@ def _arguments(stream: Memories) -> argparse.Namespace:
         "--kill-server-every",
         type=_seconds,
         metavar="SECONDS",
-        help="SIGKILL the server so long after both managers could commit, again and again",
+        help="SIGKILL a server so long after both managers could commit, again and again; of several each in its turn",
     )
     parser.add_argument("--seed", type=int, default=0, help="of what the managers recall")
+    parser.add_argument("--pause", type=_seconds, metavar="SECONDS", help="to do nothing after each batch (default: none)")
     given = parser.parse_args()
     if given.batches > stream.batches:
         parser.error(f"--batches: the stream has {stream.batches}")
     if given.kill_server_every and given.target:
-        parser.error("--kill-server-every: only the server that the demo starts is the demo's to kill")
+        parser.error("--kill-server-every: only a server that the demo starts is the demo's to kill")
+    if given.servers > 1 and given.target:
+        parser.error("--servers: how many answer at --target is not the demo's to say")
     return given
 
 

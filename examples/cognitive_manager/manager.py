@@ -84,9 +84,13 @@ class Manager:
         batches: int,
         recalls: int = 3,
         seed: int = 0,
+        pause_s: float = 0.0,
         on_commit: Callable[[Acknowledged], None] = lambda _: None,
     ) -> None:
-        """`batches`: how many of the stream's to take in all, `recalls`: how many after each commit, `seed`: of what."""
+        """`batches`: how many of the stream's to take in all, `recalls`: how many after each commit, `seed`: of what.
+
+        `pause_s`: how long to do nothing after each batch.
+        """
         self._namespace = namespace
         self._memories = memories
         self._name = name
@@ -94,6 +98,7 @@ class Manager:
         self._batches = batches
         self._recalls = recalls
         self._random = random.Random(f"{seed} {share}")
+        self._pause_s = pause_s
         self._on_commit = on_commit
         self.tally = Tally()
 
@@ -105,6 +110,7 @@ class Manager:
                 rho = self._read(RHO)[RHO]
                 recall(self._memories, rho, self._random.randrange(len(self._memories.names)))
                 self.tally.recalls += 1
+            time.sleep(self._pause_s)
 
     # ---- one batch, exactly once
 

@@ -22,13 +22,33 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 class ManagerProcess:
     """Runs `python -m examples.cognitive_manager` and hears what it says."""
 
-    def __init__(self, name: str, *, target: str, namespace: str, share: Share, batches: int, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        target: str,
+        tenant: str,
+        namespace: str,
+        share: Share,
+        batches: int,
+        seed: int = 0,
+        pause_s: float = 0.0,
+    ) -> None:
         self.name = name
         self.acknowledged: list[Acknowledged] = []
         """As they come; complete once the process has ended."""
         self.tally: Tally | None = None
         """None until it has ended well."""
-        said = {"target": target, "namespace": namespace, "name": name, "share": share, "batches": batches, "seed": seed}
+        said = {
+            "target": target,
+            "tenant": tenant,
+            "namespace": namespace,
+            "name": name,
+            "share": share,
+            "batches": batches,
+            "seed": seed,
+            "pause": pause_s,
+        }
         command = [
             sys.executable,
             "-m",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from examples.cognitive_manager.check import Verdict
 from examples.cognitive_manager.memories import Memories
 from examples.cognitive_manager.recall import recall
+from examples.cognitive_manager.store import Store
 from examples.cognitive_manager.tally import Tally, percentile_ms
 
 _SAMPLES = ("json.dumps", "posixpath.join", "heapq.nlargest")
@@ -58,8 +59,12 @@ class Happened:
     """Batches that were in ρ already."""
     seconds: float
     kills: int
-    disk_bytes: int | None
-    """What the store occupies; None when the server is somebody else's."""
+    store_name: str
+    """`sqlite` or `postgres`."""
+    servers: int | None
+    """How many were the demo's own; None: somebody else's answered."""
+    store: Store | None
+    """None when the servers are somebody else's."""
 
 
 def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
@@ -79,8 +84,11 @@ def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
         rows.append(
             ("outages", f"{happened.kills} SIGKILLs; {tally.outages} calls unanswered, {tally.replayed} answers replayed")
         )
-    if happened.disk_bytes is not None:
-        rows.append(("store", f"{_mib(happened.disk_bytes)} on disk, {verdict.kept} versions kept"))
+    if happened.servers and happened.servers > 1:
+        same = "" if verdict.problems else f"; each answers version {verdict.version} with the same bits"
+        rows.append(("servers", f"{happened.servers} on one store{same}"))
+    if happened.store is not None:
+        rows.append(("store", _kept(happened.store, verdict)))
     for stop in verdict.milestones:
         seen = f"{stop.batches:4d} batches: entropy {stop.entropy_bits:.3f} bits, purity {stop.purity:.4f}"
         rows.append(("ρ after" if stop is verdict.milestones[0] else "", seen))
@@ -105,8 +113,9 @@ def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
 
 
-def summary(tally: Tally, verdict: Verdict) -> str:
+def summary(happened: Happened, verdict: Verdict) -> str:
     """The last line, for scripts."""
+    tally = happened.tally
     return json.dumps(
         {
             "commits": tally.commits,
@@ -119,8 +128,18 @@ def summary(tally: Tally, verdict: Verdict) -> str:
             "psd_ok": verdict.psd_ok,
             "trace_error": verdict.certificate.trace_error,
             "min_eigenvalue_bound": verdict.certificate.min_eigenvalue_bound,
+            "store": happened.store_name,
+            "servers": happened.servers,
+            "kills": happened.kills,
         }
     )
+
+
+def _kept(store: Store, verdict: Verdict) -> str:
+    disk_bytes = store.disk_bytes()
+    if disk_bytes is not None:
+        return f"{_mib(disk_bytes)} on disk, {verdict.kept} versions kept"
+    return f"{store.place}; {verdict.kept} versions stay there"
 
 
 def _resumed(happened: Happened) -> str:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from examples.cognitive_manager import store
+from examples.cognitive_manager.store import SFM, Store
 from sfm_grpc.client import Client
 
-SERVE = (sys.executable, "-m", "sfm_grpc.cli", "serve")
-
-_START_S = 30.0
+_START_S = 60.0
 _STOP_S = 15.0
 # Below the range that connections go out from: a client that keeps calling a port nobody listens on could otherwise meet itself.
 _PORTS = range(20_000, 32_000)
@@ -28,18 +27,18 @@ class ServerFailedError(Exception):
 
 
 class ServerProcess:
-    """One server over one directory. Its port stays the same from start to start, as its callers expect."""
+    """One server. Its port stays the same from start to start, as its callers expect."""
 
-    def __init__(self, directory: Path, *, history_versions: int = 1000) -> None:
+    def __init__(self, directory: Path, kept: Store | None = None, *, name: str = "the server") -> None:
+        """Its log lies in `directory`, and its store too if `kept` names none; other servers may have the same store."""
+        self.name = name
         self.target = f"127.0.0.1:{_free_port()}"
-        self.directory = directory
-        self._log = directory / "server.log"
+        self._directory = directory
+        self._log = directory / f"{name.replace(' ', '-')}.log"
         self._settings = {
             "SFM_LISTEN": self.target,
             "SFM_HTTP_LISTEN": "",
-            "SFM_DATA_DIR": str(directory / "data"),
-            # The check at the end walks through all of it.
-            "SFM_RHO_HISTORY_VERSIONS": str(history_versions),
+            **(kept or store.embedded(directory)).settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,21 +51,28 @@ class ServerProcess:
 
     def launch(self) -> None:
         """Starts it, and does not wait for it."""
-        others = {name: value for name, value in os.environ.items() if not name.startswith("SFM_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                SERVE, env=others | self._settings, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*SFM, "serve"],
+                env=store.environment(self._settings),
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def wait_ready(self) -> None:
-        """Returns when calls are answered. Raises ServerFailedError."""
+        """Returns when calls are answered, from the store. Raises ServerFailedError."""
         deadline = time.monotonic() + _START_S
         while not self._listens():
             if not self.alive or time.monotonic() > deadline:
                 raise self.failure("did not start")
             time.sleep(0.02)
         with Client(self.target, timeout_s=_START_S) as client:
-            client.server_info()
+            while not client.health().ready:
+                if not self.alive or time.monotonic() > deadline:
+                    raise self.failure("is not ready")
+                time.sleep(0.02)
 
     @property
     def alive(self) -> bool:
@@ -84,11 +90,7 @@ class ServerProcess:
     def failure(self, what: str) -> ServerFailedError:
         """An error that says what the server said last."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        return ServerFailedError("\n".join([f"the server {what}; its last words:", *lines]))
-
-    def disk_bytes(self) -> int:
-        """What the store occupies."""
-        return sum(path.stat().st_size for path in (self.directory / "data").rglob("*") if path.is_file())
+        return ServerFailedError("\n".join([f"{self.name} {what}; its last words:", *lines]))
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -104,6 +106,13 @@ class ServerProcess:
         host, _, port = self.target.rpartition(":")
         with socket.socket() as probe:
             return probe.connect_ex((host, int(port))) == 0
+
+
+def joint_target(servers: Sequence[ServerProcess], first: int = 0) -> str:
+    """All of them as one gRPC name: who calls it is answered by `first`, and by the next one while that is gone."""
+    first %= len(servers)
+    addresses = [server.target for server in (*servers[first:], *servers[:first])]
+    return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
 
 
 def _free_port() -> int:

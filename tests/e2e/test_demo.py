@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from examples.cognitive_manager import density_trail, frequent_directions, ledger, memories
+from examples.cognitive_manager import store as where
 from examples.cognitive_manager.check import check
 from examples.cognitive_manager.ledger import Share
 from examples.cognitive_manager.manager import ForeignNamespaceError, Manager
@@ -22,6 +26,8 @@ from examples.cognitive_manager.memories import Memories
 from examples.cognitive_manager.server_process import ServerProcess
 from examples.cognitive_manager.tally import Acknowledged
 from sfm_grpc.client import Client, Commit, Namespace, NotFound, Unreachable
+from tests.support.services.databases import Database
+from tests.support.services.fixtures import FreshDatabase
 
 ROOT = Path(__file__).parents[2]
 DEMO = (sys.executable, "-m", "examples.cognitive_manager.demo")
@@ -36,9 +42,31 @@ KEYS = [
     "psd_ok",
     "trace_error",
     "min_eigenvalue_bound",
+    "store",
+    "servers",
+    "kills",
 ]
 BYTES_PER_COMMIT = 8 * (384 * 384 + 64 * 384 + 253)
-TIMEOUT_S = 120
+TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the demo is told to keep it all."""
+
+    name: str
+    environment: Mapping[str, str]
+    database: Database | None = None
+
+    def check(self, ran: subprocess.CompletedProcess[str]) -> None:
+        """On Postgres it said what it did to the schema, and kept to a tenant of its own."""
+        if self.database is None:
+            return
+        assert "sfm migrate: applied 1 (rho); Postgres at" in ran.stderr
+        with self.database.connect() as c:
+            [(tenant, namespace)] = c.execute("SELECT tenant, name FROM sfm.namespace").fetchall()
+        assert f"namespace {namespace!r} of tenant {tenant!r}" in ran.stderr
+        assert tenant.startswith("demo-")
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +87,25 @@ def client(server: ServerProcess) -> Iterator[Client]:
         yield connected
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(params=["postgres", "sqlite"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each engine as a user has it: nothing is there yet."""
+    if request.param == "sqlite":
+        return Store("sqlite", {})
+    database = request.getfixturevalue("fresh_database")()
+    return Store(request.param, {"SFM_POSTGRES_URL": database.url}, database)
+
+
+def run(*arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
     """Runs it to its end, whatever that is."""
-    process = subprocess.Popen([*DEMO, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*DEMO, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -71,9 +115,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def demo(*arguments: str) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
+def demo(
+    *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
     """Runs it to its good end: the JSON of the last line, and all it said."""
-    ran = run(*arguments)
+    ran = run(*arguments, environment=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     told = json.loads(ran.stdout.splitlines()[-1])
     assert list(told) == KEYS
@@ -86,8 +132,9 @@ def demo(*arguments: str) -> tuple[dict[str, Any], subprocess.CompletedProcess[s
 # ---- as a user runs it
 
 
-def test_demo_ends_well() -> None:
-    told, ran = demo("--batches", "16")
+def test_demo_ends_well(store: Store) -> None:
+    told, ran = demo("--batches", "16", environment=store.environment)
+    assert (told["store"], told["servers"], told["kills"]) == (store.name, 1, 0)
     assert told["commits"] == 16
     assert told["conflicts"] > 0
     assert told["bytes_per_commit"] == BYTES_PER_COMMIT
@@ -99,13 +146,47 @@ def test_demo_ends_well() -> None:
     assert "16/16 batches" in ran.stderr
     assert "\r" not in ran.stderr
     assert "json.dumps →" in ran.stdout
+    store.check(ran)
 
 
 def test_nothing_is_lost_when_the_server_is_killed_again_and_again() -> None:
     told, ran = demo("--batches", "24", "--kill-server-every", "0.3")
     assert "the server was killed and is back (1)" in ran.stderr
+    assert told["kills"] >= 1
     assert told["commits"] == 24
     assert "24 batches once each" in ran.stdout
+
+
+def test_of_two_servers_either_may_be_killed(store: Store) -> None:
+    # The pauses give a server that starts again the time to: the managers do not wait for it.
+    arguments = ["--servers", "2", "--kill-server-every", "0.1", "--batches", "60", "--pause", "0.25"]
+    told, ran = demo(*arguments, environment=store.environment)
+    assert (told["store"], told["servers"], told["commits"]) == (store.name, 2, 60)
+    assert told["kills"] >= 2
+    for server in ("server 1", "server 2"):
+        assert f"{server} was killed, every manager went on without it, and it is back" in ran.stderr
+    assert "60 batches once each" in ran.stdout
+    assert "2 on one store; each answers version 60 with the same bits" in ran.stdout
+    store.check(ran)
+
+
+def test_on_postgres_each_run_has_a_tenant_of_its_own(fresh_database: FreshDatabase) -> None:
+    given = {"SFM_POSTGRES_URL": fresh_database().url, "SFM_POSTGRES_POOL_MAX": "3", "SFM_LISTEN": "127.0.0.1:1"}
+    first, second = where.postgres(given), where.postgres(given)
+    assert first.tenant != second.tenant
+    assert first.steps[0].startswith("sfm migrate: applied 1 (rho)")
+    assert second.steps[0].startswith("sfm migrate: nothing to apply")
+    # Its servers tidy up the whole store: whatever others keep there must be theirs to drop.
+    assert {"SFM_POSTGRES_POOL_MAX": "3", "SFM_RHO_HISTORY_AGE_S": "0"}.items() <= first.settings.items()
+    assert "SFM_LISTEN" not in first.settings
+
+
+def test_says_so_when_there_is_no_postgres() -> None:
+    ran = run(environment={"SFM_POSTGRES_URL": "postgresql://demo:secret@127.0.0.1:1/demo"})
+    assert ran.returncode == 1
+    assert "demo: the store is not available: Postgres cannot be reached" in ran.stderr
+    assert "secret" not in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_resumes_after_server_and_managers_were_killed_in_the_middle(tmp_path: Path) -> None:

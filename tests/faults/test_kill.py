@@ -21,7 +21,7 @@ from tests.support.matrices import density, sha256, sketch
 from tests.support.messages import commit_of
 from tests.support.processes import rho_stub
 from tests.support.refusals import outcome
-from tests.support.servers import until
+from tests.support.servers import store_of, until
 
 ROUNDS_MIN, ROUNDS_MAX, ENOUGH_S = 10, 25, 15.0
 CLIENTS = [("shared", 24), ("shared", 24), ("large", 160), ("small", 8)]
@@ -134,7 +134,7 @@ async def test_every_acknowledged_commit_survives_sigkill(spawn: Spawn, settings
     rounds, started = 0, time.monotonic()
     while rounds < ROUNDS_MIN or (rounds < ROUNDS_MAX and time.monotonic() - started < ENOUGH_S):
         rounds += 1
-        server = await spawn().start(data_dir=settings.data_dir, rho_history_versions=1_000_000)
+        server = await spawn().start(**store_of(settings), rho_history_versions=1_000_000)
         async with server.channel() as channel:
             stub = rho_stub(channel)
             replayed += await settle(stub, ledger)
@@ -147,7 +147,7 @@ async def test_every_acknowledged_commit_survives_sigkill(spawn: Spawn, settings
             assert await server.ended() == -9
             await asyncio.gather(*clients)
             killed += len(ledger.unknown)
-    server = await spawn().start(data_dir=settings.data_dir, rho_history_versions=1_000_000)
+    server = await spawn().start(**store_of(settings), rho_history_versions=1_000_000)
     async with server.channel() as channel:
         await settle(rho_stub(channel), ledger)
         for namespace in {name for name, _ in CLIENTS}:

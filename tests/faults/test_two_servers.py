@@ -19,6 +19,7 @@ from tests.support.matrices import density
 from tests.support.messages import commit_of
 from tests.support.processes import rho_stub
 from tests.support.refusals import outcome
+from tests.support.servers import store_of
 from tests.support.transactions import N
 
 WRITERS = 3
@@ -57,8 +58,8 @@ async def increment(stub: Any, other: Any, times: int) -> int:
 async def test_two_servers_on_one_store_lose_nothing_and_never_answer_stale(
     spawn: Spawn, settings: Settings, engine: Engine
 ) -> None:
-    one = await spawn().start(data_dir=settings.data_dir)
-    two = await spawn().start(data_dir=settings.data_dir)
+    one = await spawn().start(**store_of(settings))
+    two = await spawn().start(**store_of(settings))
     async with one.channel() as a, two.channel() as b:
         left, right = rho_stub(a), rho_stub(b)
         await left.CommitRho(counting(0, 0))
@@ -75,8 +76,8 @@ async def test_two_servers_on_one_store_lose_nothing_and_never_answer_stale(
 
 
 async def test_a_known_version_of_one_server_is_checked_by_the_other(spawn: Spawn, settings: Settings) -> None:
-    one = await spawn().start(data_dir=settings.data_dir)
-    two = await spawn().start(data_dir=settings.data_dir)
+    one = await spawn().start(**store_of(settings))
+    two = await spawn().start(**store_of(settings))
     async with one.channel() as a, two.channel() as b:
         left, right = rho_stub(a), rho_stub(b)
         for version in range(10):
@@ -89,8 +90,8 @@ async def test_a_known_version_of_one_server_is_checked_by_the_other(spawn: Spaw
 
 
 async def test_a_request_id_used_at_one_server_is_known_to_the_other(spawn: Spawn, settings: Settings) -> None:
-    one = await spawn().start(data_dir=settings.data_dir)
-    two = await spawn().start(data_dir=settings.data_dir)
+    one = await spawn().start(**store_of(settings))
+    two = await spawn().start(**store_of(settings))
     request = commit_of(Put("rho", density()), request_id="r")
     async with one.channel() as a, two.channel() as b:
         answers = await asyncio.gather(*(rho_stub(c).CommitRho(request) for c in (a, b, a, b)))
@@ -99,8 +100,8 @@ async def test_a_request_id_used_at_one_server_is_known_to_the_other(spawn: Spaw
 
 
 async def test_when_one_server_is_killed_the_other_goes_on(spawn: Spawn, settings: Settings, engine: Engine) -> None:
-    one = await spawn().start(data_dir=settings.data_dir)
-    two = await spawn().start(data_dir=settings.data_dir)
+    one = await spawn().start(**store_of(settings))
+    two = await spawn().start(**store_of(settings))
     async with one.channel() as a, two.channel() as b:
         left, right = rho_stub(a), rho_stub(b)
         await left.CommitRho(counting(0, 0))

@@ -217,10 +217,7 @@ _writing: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("wr
 
 
 def _wrap_sending(failpoint: Failpoint) -> None:
-    """psycopg says what it waits for: once it has handed a statement over and waits to *read*, that statement was sent.
-
-    A commit of several matrices goes out as a pipeline, and does not come by here.
-    """
+    """psycopg says what it waits for: once it has handed a statement over and waits to *read*, that statement was sent."""
     from psycopg import AsyncConnection
     from psycopg._cursor_base import BaseCursor
 
