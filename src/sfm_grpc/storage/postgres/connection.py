@@ -81,12 +81,12 @@ def place(options: PostgresOptions) -> str:
     return f"{where}/{told['dbname'] or told['user']}"
 
 
-async def connect(options: PostgresOptions) -> AsyncConnection:
-    """A connection outside the pool. Raises StoreUnavailable, StoreRefused."""
+async def connect(options: PostgresOptions, *, commits: bool = False) -> AsyncConnection:
+    """A connection outside the pool; see `configure`. Raises StoreUnavailable, StoreRefused."""
     try:
         connection = await AsyncConnection.connect(**parameters(options), autocommit=True)  # type: ignore[arg-type]
         try:
-            await configure(connection, options)
+            await configure(connection, options, commits=commits)
         except BaseException:
             await connection.close()
             raise
@@ -95,8 +95,11 @@ async def connect(options: PostgresOptions) -> AsyncConnection:
     return connection
 
 
-async def configure(connection: AsyncConnection, options: PostgresOptions) -> None:
-    """Tells a new session what it needs to know."""
+async def configure(connection: AsyncConnection, options: PostgresOptions, *, commits: bool) -> None:
+    """Tells a new session what it needs to know.
+
+    Raises StoreRefused for one that is to commit and does not promise to keep what it acknowledges: that is each session's own.
+    """
     # Integers of any size as bigint: else each size is another statement to prepare.
     connection.adapters.register_dumper(int, Int8BinaryDumper)
     # Prepared when first used: the same few statements over and over.
@@ -108,8 +111,7 @@ async def configure(connection: AsyncConnection, options: PostgresOptions) -> No
     with watched(connection, options.connect_timeout_s):  # a pool's worker that waited for ever would make no more connections
         cursor = await connection.execute(SQL["configure"], timeouts)
         promised = await cursor.fetchone()
-    if promised is not None and promised[0] == "off" and not options.allow_unsafe_durability:
-        # Each session has its own, and may have been given another than the last.
+    if commits and promised is not None and promised[0] == "off" and not options.allow_unsafe_durability:
         raise StoreRefused(problem="Postgres may lose what it acknowledges (synchronous_commit = off): turn it on for this user")
 
 

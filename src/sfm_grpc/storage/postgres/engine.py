@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,11 +172,18 @@ class PostgresStore:
 
     async def versions(self, scope: Scope, *, before: int | None, limit: int) -> VersionPage:
         """See the contract."""
-        return await self._pool.run(lambda c: reads.versions(c, scope, before, limit))
+        return await self._in_thread(await self._pool.run(lambda c: reads.versions(c, scope, before, limit)))
 
     async def heads(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
-        """See the contract."""
-        return await self._pool.run(lambda c: reads.heads(c, after, limit))
+        """See the contract. In slices: all at once could be any number of certificates."""
+        found: list[tuple[Scope, Version]] = []
+        while len(found) < limit:
+            last, left = found[-1][0] if found else after, limit - len(found)
+            some = await self._in_thread(await self._pool.run(functools.partial(reads.heads, after=last, limit=left)))
+            if not some:
+                break
+            found += some
+        return found
 
     async def events(self, *, after: int, limit: int) -> Sequence[StoredEvent]:
         """See the contract."""

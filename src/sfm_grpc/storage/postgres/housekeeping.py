@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from psycopg import AsyncConnection
 
@@ -14,7 +15,7 @@ SQL = statements.load(__package__, "housekeeping.sql")
 
 # Commits of the namespace wait meanwhile: a few milliseconds' worth at a time.
 _VERSIONS_AT_ONCE = 32
-_LOOKUPS_AT_ONCE = 8192  # at most; one version is taken whole, however many keys it holds
+_KEYS_AT_ONCE = 256  # each may be a body that goes; one version is taken whole, however many it holds
 _ROWS_AT_ONCE = 1000
 
 
@@ -25,7 +26,7 @@ async def compact(connection: AsyncConnection, scope: Scope, retention: Retentio
         row = await (await connection.execute(SQL["lock_namespace"], place, binary=True)).fetchone()
         if row is None:
             return 0
-        namespace_id, newest, oldest = row
+        namespace_id, newest = row
         bounds = {
             "namespace_id": namespace_id,
             "newest": newest,
@@ -34,7 +35,7 @@ async def compact(connection: AsyncConnection, scope: Scope, retention: Retentio
             "limit": _VERSIONS_AT_ONCE,
         }
         found = await (await connection.execute(SQL["list_expired"], bounds, binary=True)).fetchall()
-        expired = _some(found, kept=newest - oldest + 1)
+        expired = _some(found)
         if expired:
             async with connection.pipeline():
                 for name in ("delete_bodies", "delete_versions", "set_oldest"):
@@ -42,16 +43,11 @@ async def compact(connection: AsyncConnection, scope: Scope, retention: Retentio
         return len(expired)
 
 
-def _some(found: Sequence[tuple[int, int]], *, kept: int) -> list[int]:
-    """The first of the expired versions, at least one: a body is looked for in each kept version."""
-    expired: list[int] = []
-    lookups = 0
-    for version, keys in found:
-        if expired and lookups + keys * kept > _LOOKUPS_AT_ONCE:
-            break
-        expired.append(version)
-        lookups += keys * kept
-    return expired
+def _some(found: Sequence[tuple[int, int]]) -> list[int]:
+    """The first of the expired versions, at least one: as many as hold no more keys than are taken away at once."""
+    keys = accumulate(count for _, count in found)
+    fitting = sum(count <= _KEYS_AT_ONCE for count in keys)
+    return [version for version, _ in found[: max(1, fitting)]]
 
 
 async def forget(connection: AsyncConnection, retention: Retention, now_us: int) -> int:

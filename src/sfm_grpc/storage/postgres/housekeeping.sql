@@ -1,6 +1,6 @@
 -- name: lock_namespace
 -- Before versions go, so that no restore of one of them is under way.
-SELECT namespace_id, version, oldest FROM sfm.namespace
+SELECT namespace_id, version FROM sfm.namespace
 WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text FOR UPDATE;
 
 -- name: list_expired
@@ -15,19 +15,36 @@ WHERE namespace_id = %(namespace_id)s::bigint
 ORDER BY version LIMIT %(limit)s::bigint;
 
 -- name: delete_bodies
--- Those that an expired version holds and no other does: a restore may have made a later version hold one again.
-DELETE FROM sfm.rho_body b
-USING (
-  SELECT e.key, e.put_version FROM sfm.rho_version v, unnest(v.keys, v.put_versions) AS e (key, put_version)
-  WHERE v.namespace_id = %(namespace_id)s::bigint AND v.version = ANY(%(expired)s::bigint[])
+-- Those that an expired version holds and no kept one does; but not each kept version need be asked. What a version holds it put
+-- itself, or has from its source: the version that it restored, else the one before it. From a kept version go to its source,
+-- that one's source, and so on, while they are kept and hold the body. The last of them has no source that is kept; or it put the
+-- body, so it is older than all others that hold it, and among them is an expired one. Those are the few that are asked, and
+-- the head, whose record may have been lost. LIMIT 1, and ANY of an array: looked up one by one, whatever the planner thinks.
+WITH asked AS (
+  SELECT v.version FROM (
+    SELECT version, restored_version, lag(version) OVER (ORDER BY version) AS before FROM sfm.rho_version
+    WHERE namespace_id = %(namespace_id)s::bigint AND version <> ALL(%(expired)s::bigint[])) v
+  WHERE v.version < (SELECT MAX(e) FROM unnest(%(expired)s::bigint[]) e)
+    OR CASE v.restored_version WHEN 0 THEN v.before IS DISTINCT FROM v.version - 1 ELSE NOT EXISTS (
+      SELECT FROM sfm.rho_version s
+      WHERE namespace_id = %(namespace_id)s::bigint AND s.version = v.restored_version AND s.version <> ALL(%(expired)s::bigint[]))
+    END),
+unused AS (
+  SELECT e.key, e.put_version FROM unnest(%(expired)s::bigint[]) AS a (version) CROSS JOIN LATERAL (
+    SELECT * FROM sfm.rho_version WHERE namespace_id = %(namespace_id)s::bigint AND version = a.version LIMIT 1) v,
+    unnest(v.keys, v.put_versions) AS e (key, put_version)
   EXCEPT
-  SELECT e.key, e.put_version FROM sfm.rho_version v, unnest(v.keys, v.put_versions) AS e (key, put_version)
-  WHERE v.namespace_id = %(namespace_id)s::bigint AND v.version <> ALL(%(expired)s::bigint[])
+  SELECT e.key, e.put_version FROM asked a CROSS JOIN LATERAL (
+    SELECT * FROM sfm.rho_version WHERE namespace_id = %(namespace_id)s::bigint AND version = a.version LIMIT 1) v,
+    unnest(v.keys, v.put_versions) AS e (key, put_version)
   EXCEPT
   SELECT e.key, e.put_version FROM sfm.namespace n, unnest(n.keys, n.put_versions) AS e (key, put_version)
-  WHERE n.namespace_id = %(namespace_id)s::bigint
-) unused
-WHERE b.namespace_id = %(namespace_id)s::bigint AND b.key = unused.key AND b.put_version = unused.put_version;
+  WHERE n.namespace_id = %(namespace_id)s::bigint)
+DELETE FROM sfm.rho_body WHERE ctid = ANY(ARRAY(
+  SELECT (
+    SELECT ctid FROM sfm.rho_body
+    WHERE namespace_id = %(namespace_id)s::bigint AND key = unused.key AND put_version = unused.put_version)
+  FROM unused));
 
 -- name: delete_versions
 DELETE FROM sfm.rho_version WHERE namespace_id = %(namespace_id)s::bigint AND version = ANY(%(expired)s::bigint[]);

@@ -77,7 +77,7 @@ class Pool:
         self._pool = pool
 
     async def _configure(self, connection: AsyncConnection) -> None:
-        await configure(connection, self._options)
+        await configure(connection, self._options, commits=True)
         self.trouble = ""
 
     async def close(self) -> None:
@@ -155,7 +155,7 @@ class Pool:
 
     async def _try(self) -> None:
         try:
-            connection = await connect(self._options)
+            connection = await connect(self._options, commits=True)
         except StoreUnavailable as error:
             self.trouble = error.problem
             raise

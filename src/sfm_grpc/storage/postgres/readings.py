@@ -33,7 +33,9 @@ class Stored:
         numbers = packing.unpack(self.packed or 0, self.numbers or b"")
         # Numbers that were not fetched, because others have their digest, are what that digest says.
         found = hashlib.sha256(numbers).digest() if self.numbers is not None else self.sha256 or hashlib.sha256(b"").digest()
-        if found != certificate.digest:
+        rows, columns = certificate.shape
+        size = rows * columns * certificate.dtype.numpy.itemsize  # a shape is in no digest
+        if found != certificate.digest or (self.numbers is not None and len(numbers) != size):
             raise RhoCorrupt(
                 namespace=scope.namespace,
                 version=version,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -16,6 +14,9 @@ from sfm_grpc.storage.contract import StoredEvent, VersionPage
 from sfm_grpc.storage.postgres.readings import Found, Stored
 
 SQL = statements.load(__package__, "reads.sql")
+
+# Of heads: so many certificates are a few milliseconds of the event loop.
+_KEYS_AT_ONCE = 2048
 
 _Row = tuple[Any, ...]
 
@@ -70,28 +71,38 @@ async def remembers(connection: AsyncConnection, scope: Scope, method: str, requ
     return await cursor.fetchone() is not None
 
 
-async def versions(connection: AsyncConnection, scope: Scope, before: int | None, limit: int) -> VersionPage:
-    """`Store.versions`."""
+async def versions(connection: AsyncConnection, scope: Scope, before: int | None, limit: int) -> Callable[[], VersionPage]:
+    """`Store.versions`; the page is put together when it is asked for, and that is work for a thread."""
     cursor = await connection.execute(SQL["list_versions"], _scope(scope) | {"before": before, "limit": limit}, binary=True)
     rows: list[_Row] = await cursor.fetchall()
     if not rows:
         raise NotFound(what="namespace", namespace=scope.namespace)
-    newest, oldest = rows[0][:2]
-    kept = groupby((row[2:] for row in rows if row[2] is not None), key=itemgetter(0))
-    listed = (_version(number, list(group), columns=slice(1, 7)) for number, group in kept)
-    return VersionPage(tuple(listed), newest, oldest)
+    return lambda: _page(rows)
 
 
-async def heads(connection: AsyncConnection, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Version]]:
-    """`Store.heads`."""
-    bounds = {**_scope(after or Scope("", "")), "limit": limit}
+def _page(rows: Sequence[_Row]) -> VersionPage:
+    *listed, (newest, oldest, *_, keys, put_versions, certificates) = rows
+    # Postgres makes NULL of no rows, where no version holds anything.
+    held = {(e.key, e.put_version): e for e in map(_entry, keys or (), put_versions or (), certificates or ())}
+    versions = (
+        codec.version_from_columns(number, columns, tuple(map(held.__getitem__, zip(keys, put_versions, strict=True))))
+        for _, _, number, *columns, keys, put_versions, _ in listed
+    )
+    return VersionPage(tuple(versions), newest, oldest)
+
+
+async def heads(connection: AsyncConnection, after: Scope | None, limit: int) -> Callable[[], list[tuple[Scope, Version]]]:
+    """The first of `Store.heads`: as many as are a moment's work, none where there are no more. As `versions`, for a thread."""
+    bounds = {**_scope(after or Scope("", "")), "limit": limit, "most": _KEYS_AT_ONCE}
     cursor = await connection.execute(SQL["list_heads"], bounds, binary=True)
     rows: list[_Row] = await cursor.fetchall()
-    found = []
-    for (tenant, name, number), group in groupby(rows, key=itemgetter(0, 1, 2)):
-        of_one = [row[3:] for row in group]
-        found.append((Scope(tenant, name), _version(number, of_one, columns=slice(1, 7), lost=of_one[0][0])))
-    return found
+    return lambda: [_head(*row) for row in rows]
+
+
+def _head(tenant: str, name: str, number: int, lost: bool, *found: Any) -> tuple[Scope, Version]:
+    *columns, keys, put_versions, certificates = found
+    entries = tuple(map(_entry, keys, put_versions, certificates))
+    return Scope(tenant, name), codec.version_from_columns(number, None if lost else columns, entries)
 
 
 async def events(connection: AsyncConnection, after: int, limit: int) -> Sequence[StoredEvent]:
@@ -101,13 +112,6 @@ async def events(connection: AsyncConnection, after: int, limit: int) -> Sequenc
         StoredEvent(event_id, Scope(tenant, namespace), topic, version, time_us, codec.payload_from_json(payload))
         for event_id, tenant, namespace, topic, version, time_us, payload in await cursor.fetchall()
     ]
-
-
-def _version(number: int, rows: Sequence[_Row], *, columns: slice, lost: bool = False) -> Version:
-    """A version of its rows: its own columns, the same in each, then key, put_version and certificate of one entry."""
-    held = (row[columns.stop :] for row in rows)
-    entries = tuple(_entry(*of_one) for of_one in held if of_one[0] is not None)
-    return codec.version_from_columns(number, None if lost else rows[0][columns], entries)
 
 
 def _entry(key: str, put_version: int, certificate: str | None) -> Entry:

@@ -35,31 +35,44 @@ SELECT 1 FROM sfm.request
 WHERE tenant = %(tenant)s::text AND namespace = %(namespace)s::text AND method = %(method)s::text AND request_id = %(request_id)s::text;
 
 -- name: list_versions
--- A row for each key of each version; one row, without a version, of a namespace that has none there.
+-- A row for each version, with its manifest; and one without a version: each body that they hold, once, and its certificate, for
+-- versions carry along most of what they hold. No row: no such namespace.
+WITH space AS (
+  SELECT namespace_id, version, oldest FROM sfm.namespace WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text),
+listed AS MATERIALIZED (
+  SELECT v.* FROM space n CROSS JOIN LATERAL (
+    SELECT * FROM sfm.rho_version WHERE namespace_id = n.namespace_id AND version < COALESCE(%(before)s::bigint, n.version + 1)
+    ORDER BY version DESC LIMIT %(limit)s::bigint) v),
+held AS (SELECT DISTINCT e.key, e.put_version FROM listed v, unnest(v.keys, v.put_versions) AS e (key, put_version))
 SELECT n.version, n.oldest, v.version, v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys,
-  e.key, e.put_version, b.certificate
-FROM sfm.namespace n
-LEFT JOIN LATERAL (
-  SELECT * FROM sfm.rho_version WHERE namespace_id = n.namespace_id AND version < COALESCE(%(before)s::bigint, n.version + 1)
-  ORDER BY version DESC LIMIT %(limit)s::bigint) v ON true
-LEFT JOIN LATERAL unnest(v.keys, v.put_versions) AS e (key, put_version) ON true
-LEFT JOIN LATERAL (
-  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
-WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text
-ORDER BY v.version DESC, e.key;
+  v.keys, v.put_versions, NULL::text[]
+FROM space n, listed v
+UNION ALL
+SELECT n.version, n.oldest, NULL, NULL, NULL, NULL, NULL, NULL, NULL, h.keys, h.put_versions, h.certificates
+FROM space n CROSS JOIN LATERAL (
+  SELECT array_agg(e.key) AS keys, array_agg(e.put_version) AS put_versions, array_agg((
+    SELECT certificate FROM sfm.rho_body
+    WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version)) AS certificates
+  FROM held e) h
+ORDER BY 3 DESC NULLS LAST;
 
 -- name: list_heads
+-- A row for each namespace, and no more of them once they hold `most` keys together.
 SELECT n.tenant, n.name, n.version, v.version IS NULL,
-  v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys, e.key, e.put_version, b.certificate
+  v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys, n.keys, n.put_versions,
+  ARRAY(
+    SELECT (
+      SELECT certificate FROM sfm.rho_body
+      WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version)
+    FROM unnest(n.keys, n.put_versions) WITH ORDINALITY AS e (key, put_version, place) ORDER BY e.place)
 FROM (
-  SELECT * FROM sfm.namespace WHERE (tenant, name) > (%(tenant)s::text, %(namespace)s::text)
-  ORDER BY tenant, name LIMIT %(limit)s::bigint) n
+  SELECT *, sum(cardinality(keys)) OVER (ORDER BY tenant, name) - cardinality(keys) AS keys_before FROM (
+    SELECT * FROM sfm.namespace WHERE (tenant, name) > (%(tenant)s::text, %(namespace)s::text)
+    ORDER BY tenant, name LIMIT %(limit)s::bigint) page) n
 LEFT JOIN LATERAL (
   SELECT * FROM sfm.rho_version WHERE namespace_id = n.namespace_id AND version = n.version LIMIT 1) v ON true
-LEFT JOIN LATERAL unnest(n.keys, n.put_versions) AS e (key, put_version) ON true
-LEFT JOIN LATERAL (
-  SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
-ORDER BY n.tenant, n.name, e.key;
+WHERE n.keys_before < %(most)s::bigint
+ORDER BY n.tenant, n.name;
 
 -- name: list_events
 -- In the order of transactions, and only those before every transaction that is still under way: none can appear later among
