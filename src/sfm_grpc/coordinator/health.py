@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from sfm_grpc.errors import NotFound, Overloaded, RhoCorrupt, SfmError, StoreUna
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.model import Certificate, Entry, Kind, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Store
+from sfm_grpc.storage.in_process import is_same_commit
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class RhoState:
     """By digest: what is wrong with the stored numbers."""
     unseen: frozenset[bytes] = frozenset()
     """The digests whose numbers this process has neither committed nor read."""
+    learned_s: float = 0.0
+    """When this version was learned, on time.monotonic(): a look that was asked later knows better, whatever it found."""
 
     @property
     def certificates(self) -> list[Certificate]:
@@ -198,19 +202,29 @@ class RhoHealth:
         elif error.version == state.version.version and not state.version.unreadable:
             self._set(replace(state, version=replace(state.version, unreadable="a read met it")))
 
-    def _learn(self, scope: Scope, version: Version, *, put_here: bool = False) -> None:
-        """Takes note of a head, unless it is known. `put_here`: this process wrote the numbers that it put."""
+    def _learn(self, scope: Scope, version: Version, *, asked_s: float = -math.inf, put_here: bool = False) -> None:
+        """Takes note of a head, unless it is known. `put_here`: this process wrote the numbers that it put.
+
+        A look says when it was asked; one asked after the known head was learned is right, also where that head is gone: its
+        history was replaced, by a backup or a standby. One asked before may only be late, and so may be the word of a commit.
+        """
         old = self._states.get(scope)
-        if old is not None and old.version.version >= version.version:
-            if old.version.version == version.version and old.version.unreadable != version.unreadable:
+        if old is not None and is_same_commit(old.version, version):
+            if old.version.unreadable != version.unreadable:
                 self._set(replace(old, version=version))
             return
+        if old is not None and old.version.version >= version.version:
+            if asked_s < old.learned_s:
+                return
+            _warn_replaced(old, f"is at version {version.version}")
+            old = None  # nothing that was found out about the one says anything of the other
         # Numbers that a commit did not put are as wrong, or as little known, as they were.
         held = {e.certificate.digest for e in version.entries if e.put_version != version.version}
         put = {e.certificate.digest for e in version.entries if e.put_version == version.version}
         problems = {d: text for d, text in old.problems.items() if d in held} if old else {}
         unseen = held & old.unseen if old and put_here else held
-        self._set(RhoState(scope, version, problems=problems, unseen=frozenset(unseen if put_here else unseen | put)))
+        unseen = unseen if put_here else unseen | put
+        self._set(RhoState(scope, version, problems=problems, unseen=frozenset(unseen), learned_s=time.monotonic()))
 
     def _set(self, state: RhoState) -> None:
         was_ok, scope = self.ok, state.scope
@@ -224,22 +238,38 @@ class RhoHealth:
             _log.info("ρ of %r (tenant %r) is right again at version %d", *_named(state), state.version.version)
         else:
             _log.error("ρ of %r (tenant %r) is wrong at version %d: %s", *_named(state), state.version.version, state.problem)
+        self._tell(was_ok)
+
+    def _lose(self, state: RhoState) -> None:
+        """Forgets a namespace that is gone: its history was replaced by one that does not reach to its first commit."""
+        was_ok = self.ok
+        _warn_replaced(state, "is gone")
+        del self._states[state.scope]
+        self._uncount(state.scope)
+        self._report = None
+        self._tell(was_ok)
+
+    def _tell(self, was_ok: bool) -> None:
         if self.ok is not was_ok:
             for listener in self._listeners:
                 listener(self.ok)
 
     def _count(self, state: RhoState) -> None:
+        self._uncount(state.scope)
         scope, rank = state.scope, (-state.trace_error, state.min_eigenvalue_bound)
-        before = self._counted.pop(scope, (False, False, False))
-        after = (not state.psd_ok, not state.trace_ok, state.corrupt)
-        self._counts = [n - was + is_ for n, was, is_ in zip(self._counts, before, after, strict=True)]
-        if any(after):
-            self._counted[scope] = after
+        wrong = (not state.psd_ok, not state.trace_ok, state.corrupt)
+        self._counts = [n + is_ for n, is_ in zip(self._counts, wrong, strict=True)]
+        if any(wrong):
+            self._counted[scope] = wrong
             self._wrong.put(scope, rank)
-            self._right.drop(scope)
         else:
             self._right.put(scope, rank)
-            self._wrong.drop(scope)
+
+    def _uncount(self, scope: Scope) -> None:
+        wrong = self._counted.pop(scope, (False, False, False))
+        self._counts = [n - was for n, was in zip(self._counts, wrong, strict=True)]
+        self._wrong.drop(scope)
+        self._right.drop(scope)
 
     # ---- proving again
 
@@ -251,33 +281,38 @@ class RhoHealth:
         Raises StoreUnavailable when it cannot be told which there are.
         """
         failed: list[str] = []
-        after: Scope | None = None
-        while True:
-            heads = await self._store.heads(after=after, limit=_HEADS_AT_ONCE)
-            for scope, version in heads:
-                begun = time.monotonic()
-                try:
-                    self._learn(scope, version)
-                    await self._verify(scope)
-                except Exception as error:  # whatever is wrong with one, the others must be looked at
-                    _log.warning("ρ of %r (tenant %r) could not be verified", scope.namespace, scope.tenant, exc_info=error)
-                    failed.append(f"{scope.namespace!r} of tenant {scope.tenant!r} ({_in_words(error)})")
-                await asyncio.sleep(min(time.monotonic() - begun, pause_max_s))
-            if len(heads) < _HEADS_AT_ONCE:
-                break
-            after = heads[-1][0]
+        async for scope, version, asked_s in self._heads():
+            begun = time.monotonic()
+            try:
+                self._learn(scope, version, asked_s=asked_s)
+                await self._verify(scope)
+            except Exception as error:  # whatever is wrong with one, the others must be looked at
+                _log.warning("ρ of %r (tenant %r) could not be verified", scope.namespace, scope.tenant, exc_info=error)
+                failed.append(f"{scope.namespace!r} of tenant {scope.tenant!r} ({_in_words(error)})")
+            await asyncio.sleep(min(time.monotonic() - begun, pause_max_s))
         return f"{len(failed)} namespaces could not be read again, the first is {failed[0]}" if failed else ""
 
     async def load(self) -> None:
         """Learns every head from its certificates, without its numbers: the start. Raises StoreUnavailable."""
+        async for scope, version, asked_s in self._heads():
+            self._learn(scope, version, asked_s=asked_s)
+
+    async def _heads(self) -> AsyncIterator[tuple[Scope, Version, float]]:
+        """Every namespace's head, and when the store was asked for it. What was known before and is not there is forgotten."""
+        before = dict(self._states)
         after: Scope | None = None
         while True:
+            asked_s = time.monotonic()
             heads = await self._store.heads(after=after, limit=_HEADS_AT_ONCE)
             for scope, version in heads:
-                self._learn(scope, version)
+                before.pop(scope, None)
+                yield scope, version, asked_s
             if len(heads) < _HEADS_AT_ONCE:
                 break
             after = heads[-1][0]
+        for scope, state in before.items():
+            if self._states.get(scope) is state:
+                self._lose(state)
 
     async def _verify(self, scope: Scope) -> None:
         """One namespace's head, key by key, as it is when this begins: one matrix at a time is in memory."""
@@ -287,6 +322,8 @@ class RhoHealth:
         seen: set[bytes] = set()
         try:
             stored = (await self._store.read(scope, number=number, numbers=False)).version
+            if not is_same_commit(stored, state.version):  # of another history by now: the next look learns it
+                return
             for entry in state.version.entries:
                 problem = await self._problem(scope, number, entry, stored.entry(entry.key))
                 self.verifications += 1
@@ -299,15 +336,15 @@ class RhoHealth:
             return
         except (NotFound, VersionCompacted):  # it went meanwhile
             return
-        self._verified_now(self._states[scope], number, problems, seen)
+        self._verified_now(self._states[scope], state.version, problems, seen)
 
-    def _verified_now(self, current: RhoState, number: int, problems: dict[bytes, str], seen: set[bytes]) -> None:
-        """Puts down what was found of version `number`; where another is the head by now, of what that one still holds."""
-        if current.version.version == number:
+    def _verified_now(self, current: RhoState, version: Version, problems: dict[bytes, str], seen: set[bytes]) -> None:
+        """Puts down what was found of `version`; where another is the head by now, of what that one still holds."""
+        if is_same_commit(current.version, version):
             now_us = time.time_ns() // 1000
             self._set(replace(current, verify_time_us=now_us, problems=problems, unseen=current.unseen - seen))
             return
-        held = {e.certificate.digest for e in current.version.entries if e.put_version <= number}
+        held = {e.certificate.digest for e in current.version.entries if e.put_version <= version.version}
         found = current.problems | {d: text for d, text in problems.items() if d in held}
         self._set(replace(current, problems=found, unseen=current.unseen - (seen & held)))
 
@@ -342,6 +379,11 @@ class RhoHealth:
 
 def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, SfmError) else type(error).__name__
+
+
+def _warn_replaced(state: RhoState, now: str) -> None:
+    told = (*_named(state), state.version.version, now)
+    _log.warning("the history of %r (tenant %r) was replaced: it was at version %d, and %s", *told)
 
 
 def _named(state: RhoState) -> tuple[str, str]:

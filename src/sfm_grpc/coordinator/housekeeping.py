@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 _SWEEP_S = 60.0
 _HEADS_AT_ONCE = 500
+# At most so long at one piece of work: under steady commits there is always something more to take away.
+_AT_ONCE_S = 2.0
 
 
 class Housekeeping:
@@ -89,16 +91,23 @@ class Housekeeping:
         self._dirty |= whole
 
     async def compact(self, scope: Scope) -> int:
-        """Takes away every version of `scope` that retention no longer keeps; returns how many. Raises StoreUnavailable."""
-        total = 0
+        """Takes away versions of `scope` that retention no longer keeps; returns how many. Raises StoreUnavailable.
+
+        What takes too long is left for the next round.
+        """
+        total, until = 0, time.monotonic() + _AT_ONCE_S
         while removed := await self._store.compact(scope, self._retention, time.time_ns() // 1000):
             total += removed
+            if time.monotonic() > until:
+                self._dirty.add(scope)
+                break
         self._metrics.compacted.inc(total)
         return total
 
     async def _sweep(self) -> None:
         self._cache.sweep()
-        while await self._store.forget(self._retention, time.time_ns() // 1000):
+        until = time.monotonic() + _AT_ONCE_S
+        while await self._store.forget(self._retention, time.time_ns() // 1000) and time.monotonic() < until:
             pass
 
     async def _mark_all(self) -> None:

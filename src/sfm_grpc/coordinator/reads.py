@@ -1,7 +1,8 @@
 """Reads of matrices: which version, how fresh, from where.
 
 The newest version is asked of the store at each read (`peek`, microseconds); only its numbers come from memory. So a read is
-never older than anything that was answered before it, to anyone.
+never older than anything that was answered before it, to anyone. Nor is it of a history that a backup or a standby replaced: a
+store behind a network is also asked for a version by its number, and what it shows to be dead is forgotten.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from sfm_grpc.errors import (
     VersionNotReached,
 )
 from sfm_grpc.model import Buffer, Entry, Matrix, Scope, Transaction, Version
-from sfm_grpc.storage.contract import Store
-from sfm_grpc.storage.in_process import Snapshot, SnapshotCache
+from sfm_grpc.storage.contract import Reading, Store
+from sfm_grpc.storage.in_process import Snapshot, SnapshotCache, is_same_commit
 
 # An error travels in trailing metadata, of which most clients take 8 KiB; a byte of a name may take eight of them.
 _ABSENT_BYTES_TOLD = 640
@@ -115,13 +116,18 @@ class Reads:
     def committed(self, scope: Scope, version: Version, transaction: Transaction) -> None:
         """Keeps what a commit has just made: its listener."""
         old = self._cache.get(scope)
+        if old is not None and old.version.version >= version.version:
+            # A read saw a later commit before this one was told, or what is kept is of a dead history. A commit does not know
+            # when the store was asked, so it cannot tell which; the next read can.
+            self._cache.drop(scope)
+            return
         at_hand = dict(old.numbers) if old else {}
         for change in transaction.changes:
             matrix: Matrix | None = getattr(change, "matrix", None)
             certificate = getattr(change, "certificate", None)
             if matrix is not None and certificate is not None:
                 at_hand[certificate.digest] = _own(matrix.numbers)
-        self._keep(scope, version, at_hand, _now_us())
+        self._keep(scope, version, at_hand, _now_us(), time.monotonic())
 
     async def matrices(self, scope: Scope, version: int, keys: Sequence[str]) -> Mapping[str, Matrix]:
         """Those of `keys` that `version` holds, to compare with what follows it; none where they cannot be read.
@@ -132,15 +138,17 @@ class Reads:
             return {}
         kept = self._cache.get(scope)
         if kept is not None and kept.version.version == version:
+            # Not asked whether it still is that one: it would cost each commit a round trip. Where history was replaced, a step
+            # is measured from the wrong matrix until a read has looked; what is stored is right all the same.
             entries = tuple(e for e in kept.version.entries if e.key in keys)
             if _at_hand(entries, kept.numbers):
                 return _matrices(entries, kept.numbers)
         try:
-            reading = await self._store.read(scope, number=version, keys=keys)
+            reading = await self._ask(scope, kept, number=version, keys=keys)
         except (NotFound, VersionCompacted, RhoCorrupt):
             # A corrupt head must not keep anyone from committing over it.
             return {}
-        return _matrices(tuple(e for e in reading.version.entries if e.key in keys), reading.numbers)
+        return _matrices(tuple(e for e in reading.version.entries if e.key in keys), _together(kept, reading))
 
     # ---- where an answer comes from
 
@@ -157,36 +165,51 @@ class Reads:
 
     async def _canonical(self, query: Query, *, degraded: bool) -> Answer:
         kept = self._cache.get(query.scope)
-        numbers = kept.numbers if kept else {}
-        asked_us = _now_us()
-        try:
-            reading = await self._store.read(query.scope, keys=query.keys, have=numbers.keys(), numbers=query.numbers)
-        except RhoCorrupt as error:
-            self._on_corrupt(query.scope, error)
-            raise
+        asked_us, asked_s = _now_us(), time.monotonic()
+        reading = await self._ask(query.scope, kept, number=None, keys=query.keys, numbers=query.numbers)
         # Asked for a version's number, the store said the one that memory holds: so memory answered.
         known = kept is not None and kept.version == reading.version and not reading.numbers
-        snapshot = self._keep(query.scope, reading.version, {**numbers, **reading.numbers}, asked_us)
+        snapshot = self._keep(query.scope, reading.version, _together(kept, reading), asked_us, asked_s)
         cached = known and not query.canonical and not self._store.peeks
         return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=cached, degraded=degraded)
 
     async def _exact(self, query: Query, number: int) -> Answer:
-        """A version never changes: if memory holds it, there is nothing to ask."""
+        """A version never changes within its history: if memory holds it, it is asked at most whether it still is that one."""
         kept = self._cache.get(query.scope)
-        if kept is not None and kept.version.version == number:
+        if kept is not None and self._store.peeks and kept.version.version == number:
             entries = self._chosen(query, kept.version)
             if not query.numbers or _at_hand(entries, kept.numbers):
                 return self._answer(query, kept, entries, cached=True)
-        numbers = kept.numbers if kept else {}
-        try:
-            reading = await self._store.read(
-                query.scope, number=number, keys=query.keys, have=numbers.keys(), numbers=query.numbers
-            )
-        except RhoCorrupt as error:
-            self._on_corrupt(query.scope, error)
-            raise
-        snapshot = Snapshot(reading.version, {**numbers, **reading.numbers}, as_of_us=0)
+        reading = await self._ask(query.scope, kept, number=number, keys=query.keys, numbers=query.numbers)
+        if kept is not None and kept.version == reading.version and not reading.numbers:
+            return self._answer(query, kept, self._chosen(query, kept.version), cached=not self._store.peeks)
+        snapshot = Snapshot(reading.version, _together(kept, reading), as_of_us=0)
         return self._answer(query, snapshot, self._chosen(query, reading.version), cached=False)
+
+    async def _ask(
+        self, scope: Scope, kept: Snapshot | None, *, number: int | None, keys: Sequence[str], numbers: bool = True
+    ) -> Reading:
+        """What the store says; the numbers that `kept` has need not come. Forgets `kept` where it is of a dead history.
+
+        `kept` was kept before this asks: a store that has no such version any more, or another one, saw its history replaced.
+        """
+        have = kept.numbers.keys() if kept else ()
+        try:
+            reading = await self._store.read(scope, number=number, keys=keys, have=have, numbers=numbers)
+        except RhoCorrupt as error:
+            self._on_corrupt(scope, error)
+            raise
+        except (NotFound, VersionCompacted) as error:
+            if kept is not None and error.current < kept.version.version:
+                self._forget(scope, kept)
+            raise
+        if kept is not None and not _may_follow(kept.version, reading):
+            self._forget(scope, kept)
+        return reading
+
+    def _forget(self, scope: Scope, dead: Snapshot) -> None:
+        if self._cache.get(scope) is dead:
+            self._cache.drop(scope)
 
     def _stale(self, query: Query) -> Answer | None:
         """What the store said last, if the caller accepts an answer that old."""
@@ -218,11 +241,11 @@ class Reads:
             raise NotFound(what="key", namespace=query.scope.namespace, names=_told(absent), current=version.version)
         return tuple(e for e in version.entries if e.key in query.keys)
 
-    def _keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], as_of_us: int) -> Snapshot:
+    def _keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], as_of_us: int, asked_s: float) -> Snapshot:
         """Keeps the numbers that `version` still holds, and drops the rest."""
         held = {e.certificate.digest for e in version.entries}
         snapshot = Snapshot(version, {digest: n for digest, n in at_hand.items() if digest in held}, as_of_us)
-        self._cache.put(scope, snapshot)
+        self._cache.put(scope, snapshot, asked_s=asked_s)
         return snapshot
 
 
@@ -236,6 +259,18 @@ def _told(names: Sequence[str]) -> tuple[str, ...]:
             break
         told.append(name)
     return tuple(told)
+
+
+def _together(kept: Snapshot | None, reading: Reading) -> Mapping[bytes, Buffer]:
+    """The numbers that were had and those that came."""
+    return {**kept.numbers, **reading.numbers} if kept else reading.numbers
+
+
+def _may_follow(version: Version, reading: Reading) -> bool:
+    """Whether a later look at the history that `version` was the newest of can be this one."""
+    if reading.version.version == version.version:
+        return is_same_commit(version, reading.version)
+    return reading.newest >= version.version
 
 
 def _at_hand(entries: tuple[Entry, ...], numbers: Mapping[bytes, Buffer]) -> bool:

@@ -78,7 +78,7 @@ def _certificate(d: Mapping[str, Any]) -> Certificate:
         kind=Kind[d["kind"]],
         layout=Layout[d["layout"]],
         dtype=Dtype[d["dtype"]],
-        shape=(_integer(rows), _integer(columns)),
+        shape=(_dimension(rows), _dimension(columns)),
         digest=bytes.fromhex(d["sha256"]),
         valid=d["valid"],
         psd_method=PsdMethod[d["psd_method"]],
@@ -87,6 +87,12 @@ def _certificate(d: Mapping[str, Any]) -> Certificate:
         certify_time_us=d["certify_time_us"],
         **{name: float(d[name]) for name in _NUMBERS},
     )
+
+
+def _dimension(value: object) -> int:
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise ValueError("not a number of rows or columns")
+    return value
 
 
 def _number(value: float) -> float | str:

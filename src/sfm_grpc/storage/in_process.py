@@ -1,14 +1,14 @@
 """Snapshots kept in this process's memory, the least recently read go first.
 
-Numbers are named by their SHA-256 and never wrong. Versions are named by their number, and that is right within one history only:
-a backup that was restored, or a standby that had not seen the last commits and took over, goes back to an older version and goes on
-from there with others of the same numbers. Which is the newest, and what is in it, is asked of the store at each read.
+Numbers are named by their SHA-256 and never wrong. A version is named by its number, which is right within one history only: a
+backup that was restored, or a standby that took over without having seen the last commits, is at an older version and goes on
+from there with others of the same numbers. Which is the newest, and what it holds, is asked of the store at each read.
 
-So a look at the store is judged by when it was asked. One that was asked after the kept snapshot had been kept saw the store later
-than whoever told us of that snapshot: it wins, whatever its number. One that was asked before may have seen the store earlier, or
-later; of two such the higher number wins, which within one history is the newer, so a slow answer takes nothing back that was
-committed meanwhile. Only where the history was replaced while both were under way may the dead one stay: until the next look, which
-is asked after it was kept, and wins.
+What is kept is therefore decided by when the store was asked, and only then by numbers. A look that was asked after the kept
+snapshot was kept saw a later state of the store than that snapshot: it wins, whatever its number. One that was asked before may
+have seen an earlier state or a later one; within one history the higher number is the later one and wins, so a slow reading takes
+nothing back that was committed meanwhile. Where the history was replaced while both were under way, that may be the dead one; it
+lasts until the next look, which is asked after it was kept.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class Snapshot:
 def is_same_commit(one: Version, other: Version) -> bool:
     """Whether two records are of one commit, and not of two histories' commits of the same number.
 
-    Commit time, committer and all else in them tell, but for the certificates: these are the only ones that can be damaged and still
-    be read, and damage is not another history. Nor is a record that cannot be read.
+    Commit time, committer, the keys and who put them tell. Not the certificates: one that changed is damage, and must be told as
+    such. A record that cannot be read is damage, too.
     """
-    if one.version != other.version or one.unreadable or other.unreadable:
-        return one.version == other.version
+    if one.version != other.version:
+        return False
+    if one.unreadable or other.unreadable:
+        return True
     held, held_by_other = ([(e.key, e.put_version) for e in v.entries] for v in (one, other))
     return held == held_by_other and replace(one, entries=()) == replace(other, entries=())
 
