@@ -108,6 +108,7 @@ class App:
         await self._open_http()
         self._stack.push_async_callback(self._stop_background)
         self._spawn(self.rho_health.watch(self.settings.rho_verify_interval_s))
+        self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._watch_loop())

@@ -27,6 +27,8 @@ WORST_SHOWN = 20
 _HEADS_AT_ONCE = 500
 # How soon to look again for a store that is away: what is told of it must not outlast it.
 _WAITING_S = 2.0
+# How soon what another server committed is known.
+_FOLLOW_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +298,20 @@ class RhoHealth:
         """Learns every head from its certificates, without its numbers: the start. Raises StoreUnavailable."""
         async for scope, version, asked_s in self._heads():
             self._learn(scope, version, asked_s=asked_s)
+
+    async def follow(self) -> None:
+        """Learns what other servers commit, again and again; never returns. It takes a twentieth of the time at most."""
+        took_s = 0.0
+        while True:
+            await asyncio.sleep(max(_FOLLOW_S, 20 * took_s))
+            begun = time.monotonic()
+            try:
+                await self.load()
+            except (StoreUnavailable, Overloaded):
+                pass  # `watch` tells of it
+            except Exception:
+                _log.exception("looking for new heads failed")
+            took_s = time.monotonic() - begun
 
     async def _heads(self) -> AsyncIterator[tuple[Scope, Version, float]]:
         """Every namespace's head, and when the store was asked for it. What was known before and is not there is forgotten."""
