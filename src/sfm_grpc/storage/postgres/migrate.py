@@ -137,9 +137,10 @@ async def migrate(options: PostgresOptions, steps: Sequence[Migration] | None = 
     connection = await connect(options)
     try:
         with translated():
+            pending = await _pending(connection, steps)
             if (await state(connection, steps)).behind:
                 await connection.execute(SQL["catch_up"])
-            if not await _pending(connection, steps):
+            if not pending:
                 return ()
             await _take_turn(connection)
             pending = await _pending(connection, steps)  # whoever was first has left less to do, or nothing
