@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from sfm_grpc.app import App
 from sfm_grpc.settings import Settings
+from sfm_grpc.storage.contract import Store
 from tests.support.engines import ENGINES, Engine
 from tests.support.processes import ServerProcess
 from tests.support.servers import Server, serving, settings_for
@@ -56,6 +58,17 @@ def settings(request: pytest.FixtureRequest, engine: Engine, tmp_path: Path) -> 
     """Settings of a fresh server, with what the test's marker says."""
     overrides = {k: v for mark in request.node.iter_markers("settings") for k, v in mark.kwargs.items()}
     return settings_for(**engine.settings(tmp_path / "data") | overrides)
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    """An open engine, as the composition root configures it."""
+    store = App(settings).store
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 Serve = Callable[[Settings], Awaitable[Server]]

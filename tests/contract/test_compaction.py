@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
-from sfm_grpc.app import App
 from sfm_grpc.model import Change, Kind, RestoreVersion
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
@@ -20,14 +18,6 @@ STEPS = 150
 KEYS = ["a", "b", "c", "d"]
 BAD = putting("rho", with_eigenvalue(-0.1), valid=False)
 GOOD = putting("rho", density())
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = App(settings).store
-    await store.open()
-    yield store
-    await store.close()
 
 
 def some_changes(rng: random.Random, kept: list[int]) -> list[Change]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from sfm_grpc.app import App
 from sfm_grpc.errors import KindChanged, NotFound, RequestIdReused, SfmError, VersionCompacted, VersionConflict
 from sfm_grpc.model import Change, Kind, PutMatrix, RequestIdentity, RestoreVersion, Scope
-from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
 from tests.support.transactions import deleting, putting, request, transaction
 
@@ -73,14 +70,6 @@ class Space:
 class _Refused(Exception):  # noqa: N818  an answer of the model, not an error
     def __init__(self, kind: type[SfmError]) -> None:
         self.kind = kind
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = App(settings).store
-    await store.open()
-    yield store
-    await store.close()
 
 
 def some_changes(rng: random.Random, space: Space) -> list[Change]:

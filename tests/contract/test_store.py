@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from sfm_grpc.app import App
@@ -27,17 +25,6 @@ from tests.support.transactions import N, deleting, putting, request, transactio
 GENERIC = Kind.GENERIC
 FOREVER = Retention(versions=1000, age_s=0, request_age_s=10**6, events=10**6)
 HOUR_US = 3_600_000_000
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    """An open engine, as the composition root configures it."""
-    store = App(settings).store
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def rhos(store: Store, count: int, *, scope: Scope = N, start_us: int = 1_000_000, step_us: int = 1) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from sfm_grpc.app import App
@@ -17,17 +15,6 @@ from tests.support.transactions import N, putting, transaction
 
 OTHER = Scope("default", "other")
 HOW = ["metadata", "bytes", "lost"]
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    """An open engine, as the composition root configures it."""
-    store = App(settings).store
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def commit(store: Store, *seeds: int, scope: Scope = N) -> None:

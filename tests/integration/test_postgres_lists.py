@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import AsyncIterator
 
 import pytest
 
-from sfm_grpc.app import App
 from sfm_grpc.model import Certificate, Change, Entry, Kind, RestoreVersion, Scope
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage import codec
@@ -21,14 +19,6 @@ from tests.support.transactions import N, deleting, putting, transaction
 pytestmark = pytest.mark.engines("postgres")
 
 KEYS = [f"k{place}" for place in range(4)]
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = App(settings).store
-    await store.open()
-    yield store
-    await store.close()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class KnownHead:
 
 
 class Heads:
-    """The heads last committed or looked at, the least recently used go first."""
+    """The heads last committed, the least recently used go first."""
 
     def __init__(self, entries_max: int = _ENTRIES_MAX) -> None:
         self._entries_max = entries_max

@@ -137,13 +137,13 @@ async def migrate(options: PostgresOptions, steps: Sequence[Migration] | None = 
     connection = await connect(options)
     try:
         with translated():
-            pending = await _pending(connection, steps)
-            if (await state(connection, steps)).behind:
+            found = await _mendable(connection, steps)
+            if found.behind:
                 await connection.execute(SQL["catch_up"])
-            if not pending:
+            if not found.pending:
                 return ()
             await _take_turn(connection)
-            pending = await _pending(connection, steps)  # whoever was first has left less to do, or nothing
+            pending = (await _mendable(connection, steps)).pending  # whoever was first has left less to do, or nothing
         for step in pending:
             await _apply(connection, step)
         return pending
@@ -151,11 +151,12 @@ async def migrate(options: PostgresOptions, steps: Sequence[Migration] | None = 
         await connection.close()  # and with it the lock
 
 
-async def _pending(connection: AsyncConnection, steps: Sequence[Migration] | None) -> Sequence[Migration]:
+async def _mendable(connection: AsyncConnection, steps: Sequence[Migration] | None) -> State:
+    """The state, if migrating can mend it. Raises StoreRefused."""
     found = await state(connection, steps)
     if problem := found.conflict():
         raise StoreRefused(problem=problem)
-    return found.pending
+    return found
 
 
 async def _take_turn(connection: AsyncConnection) -> None:
