@@ -15,10 +15,13 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from sfm_grpc import memory, stores
+from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.examiner import Examiner
+from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.leased import Leases
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
@@ -56,14 +59,24 @@ class App:
         # Admission is CPU: more threads than cores would only take turns.
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="admission")
         self.store: Store = stores.build(s, self.metrics.store)
-        cache = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
+        snapshots = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
+        self.cache = stores.build_cache(s, self.store, self.metrics.cache)
+        self.fences = self._fences()
+        self.leases = Leases(self.cache, snapshots, self.fences, self.metrics.cache) if self.cache and self.fences else None
         self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
-        self.reads = Reads(self.store, cache, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt)
+        self.reads = Reads(
+            self.store, snapshots, self.leases, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt
+        )
         self.presence = Presence(self.store, self.rho_health.load)
-        self.truth = Truth(self.presence, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
+        cached = self.leases.component if self.leases else None
+        self.truth = Truth(
+            self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, cache=cached
+        )
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
-        self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics, self.rho_health.is_whole)
-        self.commits = CommitPath(self.store)
+        self._housekeeping = Housekeeping(self.store, snapshots, retention, self.metrics, self.rho_health.is_whole)
+        behind = self.store if stores.is_cached(self.store) else None
+        self.caches = Caches(behind, self.fences, self.cache, page_size_max=s.page_size_max)
+        self.commits = CommitPath(self.store, self.fences)
         for listener in (self.reads.committed, self.rho_health.committed, self._housekeeping.committed, self._count):
             self.commits.on_committed(listener)
         self._slow_threads = ThreadPoolExecutor(1, thread_name_prefix="slow-admission")
@@ -74,6 +87,12 @@ class App:
         self._probe = ProbeServicer(rpc_server.SERVICES)
         self._background: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
+
+    def _fences(self) -> Fences | None:
+        """Wherever a cache may stand before the store, if only another process's."""
+        if not stores.is_cached(self.store):
+            return None
+        return Fences(self.store, self.cache, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
 
     def _named_windows(self) -> dict[str, LatencyWindow]:
         return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}
@@ -102,7 +121,13 @@ class App:
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.presence.end)
+        for part in (self.fences, self.leases, self.cache):
+            if part is not None:
+                self._stack.push_async_callback(part.close)
         await self.presence.begin()
+        if self.cache is not None:
+            await self.cache.probe()
+            self.cache.start()
         self.rho_health.on_change(lambda ok: self._spawn(self._probe.set_rho(ok)))
         await self._open_grpc()
         await self._open_http()
@@ -122,6 +147,7 @@ class App:
             "RhoStore": RhoStoreServicer(
                 self.rho,
                 self.reads,
+                self.caches,
                 self.metrics,
                 deadline=self._guard.deadline,
                 fields_bytes_max=self.settings.fields_bytes_max,

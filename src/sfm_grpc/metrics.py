@@ -61,6 +61,7 @@ class Metrics:
         self.loop_lag = Gauge("sfm_event_loop_lag_seconds", "How late the event loop's last tick was", registry=r)
         self.ready = Gauge("sfm_ready", "1 while the server is ready", registry=r)
         self.store = StoreMetrics(r)
+        self.cache = CacheMetrics(r)
 
     def call(self, service: str, method: str) -> CallMetrics:
         """The metrics of one method."""
@@ -79,6 +80,27 @@ class StoreMetrics:
             "sfm_store_wait_seconds", "Time until a call had a connection to the store", buckets=_SECONDS, registry=r
         )
         self.exhausted = Counter("sfm_store_exhausted", "Calls refused because every connection was in use", registry=r)
+
+
+class CacheMetrics:
+    """The cache before the store: leases in Redis; all 0 where there is none."""
+
+    def __init__(self, r: CollectorRegistry) -> None:
+        self.open = Gauge("sfm_cache_breaker_open", "1 while the cache is not asked, because it did not answer", registry=r)
+        self.checks = Counter("sfm_cache_checks", "Checks of which version is live, by what they found", ("found",), registry=r)
+        self.failures = Counter("sfm_cache_failures", "Calls to the cache that failed or took too long", ("call",), registry=r)
+        self.refused = Counter("sfm_cache_fills_refused", "Fills that the cache refused, by reason", ("reason",), registry=r)
+        self.fence_seconds = Histogram(
+            "sfm_cache_fence_seconds", "Time until a version could be told after its commit", buckets=_SECONDS, registry=r
+        )
+        self.drains = Counter(
+            "sfm_cache_drains", "Namespaces whose cache was turned off until its last lease ran out", registry=r
+        )
+        self.draining = Gauge("sfm_cache_draining_namespaces", "Namespaces being drained by this process", registry=r)
+        self.registrations = Counter("sfm_cache_registrations", "Namespaces whose cache was turned on", registry=r)
+        self.strange = Gauge(
+            "sfm_cache_strange_namespaces", "Namespaces lately read here whose registered cache is not this one", registry=r
+        )
 
 
 class CallMetrics:

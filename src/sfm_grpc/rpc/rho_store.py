@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
 
+from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.reads import Answer, Query, Reads
 from sfm_grpc.coordinator.rho import Mutation, RhoCoordinator
 from sfm_grpc.errors import InvalidRequest
@@ -35,6 +36,7 @@ class RhoStoreServicer:
         self,
         rho: RhoCoordinator,
         reads: Reads,
+        caches: Caches,
         metrics: Metrics,
         *,
         deadline: Callable[[Context], float],
@@ -44,6 +46,7 @@ class RhoStoreServicer:
         self._fields_bytes_max = fields_bytes_max
         self._rho = rho
         self._reads = reads
+        self._caches = caches
         self._known: dict[tuple[str, bytes], _Asked] = {}
         self._sources = {cached: metrics.read_source.labels(name) for cached, name in ((True, "cache"), (False, "canonical"))}
 
@@ -106,6 +109,21 @@ class RhoStoreServicer:
             entries=convert.entries(done.entries),
             replayed=done.replayed,
         )
+
+    async def GetRhoCache(  # noqa: N802
+        self, request: rho_store_pb2.GetRhoCacheRequest, context: Context
+    ) -> rho_store_pb2.GetRhoCacheResponse:
+        """See rho_store.proto."""
+        tenant = scope_of(context, request.namespace).tenant
+        return convert.cache_report(await self._caches.report(tenant, request.namespace, request.page_size, request.page_token))
+
+    async def SetRhoCache(  # noqa: N802
+        self, request: rho_store_pb2.SetRhoCacheRequest, context: Context
+    ) -> rho_store_pb2.SetRhoCacheResponse:
+        """See rho_store.proto."""
+        tenant = scope_of(context, request.namespace).tenant
+        count = await self._caches.set(tenant, request.namespace, every=request.all, enabled=request.enabled)
+        return rho_store_pb2.SetRhoCacheResponse(namespaces=count)
 
 
 class _Selected(NamedTuple):
