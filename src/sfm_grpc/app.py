@@ -36,15 +36,14 @@ from sfm_grpc.rpc import server as rpc_server
 from sfm_grpc.rpc.grpc_health import ProbeServicer
 from sfm_grpc.rpc.health import HealthServicer, ServerFacts
 from sfm_grpc.rpc.interceptors import CallGuard, CallRules
+from sfm_grpc.rpc.load import Load, LoadRules
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
+from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
 from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
-
-# How often the loop is asked how late it is.
-_LAG_S = 0.25
 
 
 class App:
@@ -83,7 +82,8 @@ class App:
         rules = _rho_rules(s)
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
-        self._guard = CallGuard(_call_rules(s), self.metrics, self._named_windows(), rpc_server.PACKAGE)
+        self._load = Load(_load_rules(s), self.metrics)
+        self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
         self._background: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
@@ -136,7 +136,7 @@ class App:
         self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
         self._spawn(self.presence.run(self._tell_ready))
-        self._spawn(self._watch_loop())
+        self._spawn(self._load.watch(self._received))
         await self._probe.set_rho(self.rho_health.ok)
         await self._probe.set_started()
         await self._tell_ready(await self.presence.look())
@@ -155,6 +155,7 @@ class App:
             "Health": HealthServicer(self.truth.report, facts),
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
+        self._received = received_by_newest_server()
         self.address = rpc_server.bind(self._server, self.settings)
         await self._server.start()
         self._stack.push_async_callback(self._server.stop, self.settings.drain_s)
@@ -174,7 +175,7 @@ class App:
         await asyncio.sleep(self.settings.drain_notice_s)
         # In this order: a server that is stopping tells callers who come now CANCELLED, which nobody retries.
         end = time.monotonic() + self.settings.drain_s
-        await self._guard.drain(self.settings.drain_s)
+        await self._load.drain(self.settings.drain_s)
         await self._server.stop(max(0.0, end - time.monotonic()))
 
     # ---- background
@@ -194,13 +195,6 @@ class App:
     async def _tell_ready(self, _store_ok: bool) -> None:
         self.metrics.ready.set(self.truth.ready)
         await self._probe.set_ready(self.truth.ready)
-
-    async def _watch_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            asked = loop.time()
-            await asyncio.sleep(_LAG_S)
-            self.metrics.loop_lag.set(max(0.0, loop.time() - asked - _LAG_S))
 
     # ---- metrics
 
@@ -232,10 +226,17 @@ def _call_rules(s: Settings) -> CallRules:
     return CallRules(
         deadline_default_s=s.deadline_default_ms / 1000,
         deadline_max_s=s.deadline_max_ms / 1000,
-        calls_max=s.concurrent_rpcs_max,
-        bytes_max=s.inflight_bytes_max,
         message_bytes_max=s.message_bytes_max,
         slow_s=s.slow_call_ms / 1000,
+    )
+
+
+def _load_rules(s: Settings) -> LoadRules:
+    return LoadRules(
+        calls_max=s.concurrent_rpcs_max,
+        request_bytes_max=s.inflight_bytes_max,
+        answer_bytes_max=s.inflight_answer_bytes_max,
+        wait_max_s=s.shed_wait_ms / 1000,
     )
 
 

@@ -131,7 +131,15 @@ class Settings(BaseSettings):
     # ---- limits, published by GetServerInfo
     message_bytes_max: int = Field(64 * MIB, ge=64 * 1024, le=1024 * MIB, description="Bytes of one message, both ways.")
     inflight_bytes_max: int = Field(512 * MIB, ge=64 * 1024, description="Bytes of requests being worked on at once.")
+    inflight_answer_bytes_max: int = Field(
+        512 * MIB,
+        ge=64 * 1024,
+        description="Bytes of answers that callers have not taken yet, at once; those below 64 KiB are not counted.",
+    )
     concurrent_rpcs_max: int = Field(256, ge=1, description="Calls being worked on at once; health checks are not counted.")
+    shed_wait_ms: int = Field(
+        30, ge=1, description="While calls wait longer than this for their turn, others are refused; health checks never are."
+    )
     fields_bytes_max: int = Field(256 * 1024, ge=16 * 1024, le=16 * MIB, description="Bytes of one request besides its numbers.")
     slow_admissions_max: int = Field(
         4,
@@ -226,7 +234,9 @@ class Settings(BaseSettings):
         names = (
             "message_bytes_max",
             "inflight_bytes_max",
+            "inflight_answer_bytes_max",
             "concurrent_rpcs_max",
+            "shed_wait_ms",
             "fields_bytes_max",
             "slow_admissions_max",
             "dimension_max",
