@@ -131,7 +131,7 @@ class CallGuard(ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(guarded)
 
     def _refusing(self, method: str) -> Handler:
-        """Refuses without receiving the request: half of what the same answer costs on the way through `guarded`."""
+        """Refuses without receiving the request, at half of what refusing it in `guarded` would cost."""
         _, service, name = method.split("/")
         counted = self._metrics.call(service, name)
 

@@ -23,7 +23,7 @@ from sfm_grpc.rpc.waiting import Lateness, Queue
 # A message of less is bounded well enough by how many calls there are.
 LARGE_BYTES = 64 * 1024
 
-# How often the loop is asked how late it is, and for how long it and the calls that wait must be late before calls are shed.
+# How often the loop is asked how late it is, and for how long it must be, or calls must wait, until calls are shed: two looks.
 _TICK_S = 0.04
 _INTERVAL_S = 0.035
 
@@ -32,8 +32,8 @@ _ON_TIME_S = 0.005
 _FEW_CALLS = 3
 
 # Come again after this, or up to three times as long: those refused together come back apart. While calls are shed it grows
-# with every tick, since those who come back too early take as much from the server as a small read.
-_RETRY_S, _RETRY_MAX_S = 0.1, 5.0
+# with every tick, since whoever comes back too early costs the server three quarters of a small read.
+_RETRY_S, _RETRY_MAX_S = 0.1, 2.0
 _RETRY_SPREAD = 3.0
 _RETRY_RISE, _RETRY_FALL = 1.1, 0.99
 
