@@ -22,6 +22,9 @@ from sfm_grpc.settings import Settings, load
 _URLS = {"postgres_url", "redis_url"}
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
+# On free ports, and without shedding: on a machine that does other things, everybody waits now and then.
+UNHURRIED = {"listen": "127.0.0.1:0", "http_listen": "", "shed_wait_ms": 60_000}
+
 
 def settings_for(**overrides: object) -> Settings:
     """A server on free ports of this machine, without an HTTP port unless one is asked for."""
@@ -42,7 +45,7 @@ def store_of(settings: Settings) -> dict[str, object]:
 @functools.cache
 def _loaded(overrides: tuple[tuple[str, object], ...]) -> Settings:
     """Loading is a third of a small test's time, and most tests differ in nothing but where the store is."""
-    return load({"listen": "127.0.0.1:0", "http_listen": "", **dict(overrides)})
+    return load({**UNHURRIED, **dict(overrides)})
 
 
 @dataclass
