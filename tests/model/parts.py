@@ -43,7 +43,7 @@ class Parts:
     """`drained` is written a lease after `off`, not at once."""
 
     epoch: bool = True
-    """`drained` is written only in the epoch in which the waiting began: a drain that slept through a return of the cache is void."""
+    """`drained` is written only in the epoch in which the waiting began: a drain that slept until the cache was back is void."""
 
     state_from_commit: bool = True
     """A writer knows the cache's state from the row that its own COMMIT has locked, not from a look before."""

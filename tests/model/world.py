@@ -1,4 +1,4 @@
-"""All that there is at one moment: Postgres, Redis, commands on their way, two writers, one reader, and the faults yet to come."""
+"""All that there is at one moment: Postgres, Redis, commands on their way, who writes and reads, and the faults to come."""
 
 from __future__ import annotations
 
