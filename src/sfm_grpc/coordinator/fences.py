@@ -11,12 +11,13 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
+from sfm_grpc.coordinator.contents import Contents
 from sfm_grpc.errors import Overloaded, SfmError, StoreUnavailable
 from sfm_grpc.metrics import CacheMetrics
-from sfm_grpc.model import Buffer, CacheSeen, CacheState, PutMatrix, Scope, Transaction, Version
+from sfm_grpc.model import CacheSeen, CacheState, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import CachedStore
 from sfm_grpc.storage.leases import LEASE_S, MARGIN_S, CacheUnavailable, LeaseCache, Planted
 from sfm_grpc.storage.manifest import manifest_of, name_of
@@ -38,6 +39,8 @@ class Fences:
         """`cache`: None where this process has none. Others may have one on the same store: before we tell, it is drained."""
         self._store = store
         self._cache = cache
+        self.contents = Contents(cache) if cache is not None else None
+        """What lies in the cache beside the leases."""
         self._metrics = metrics
         self._fence_timeout_s = fence_timeout_s
         self._drains: dict[Scope, asyncio.Task[CacheSeen]] = {}
@@ -112,8 +115,7 @@ class Fences:
         cache = self._cache
         if cache is None or not cache.is_ours(seen.name):
             return False
-        manifest = manifest_of(version) if version is not None else b""
-        name = name_of(manifest) if manifest else b""
+        name = name_of(manifest_of(version)) if version is not None else b""
         until = time.monotonic() + self._fence_timeout_s
         while not cache.gone:
             try:
@@ -124,8 +126,8 @@ class Fences:
                     return False
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
-            if gone is not None and version is not None:
-                self._later(tidy(cache, scope, version, {name: manifest}, gone))
+            if gone is not None and version is not None and self.contents is not None:
+                self._later(self.contents.became_live(scope, version, {}, gone))
             return gone is not None
         return False
 
@@ -220,11 +222,3 @@ class Fences:
         if not task.cancelled() and (error := task.exception()) is not None:
             expected = isinstance(error, CacheUnavailable | SfmError)
             _log.log(logging.DEBUG if expected else logging.ERROR, "work beside a commit failed: %s", error, exc_info=error)
-
-
-async def tidy(cache: LeaseCache, scope: Scope, version: Version, content: Mapping[bytes, Buffer], gone: bytes) -> None:
-    """After a version became live: it stays, with what of it is at hand, and what it replaced goes. Raises CacheUnavailable."""
-    live = {e.certificate.digest for e in version.entries}
-    await cache.hold(scope, {**dict.fromkeys(live), **content})
-    if gone and gone not in content:
-        await cache.let_go(scope, gone, live)

@@ -12,14 +12,15 @@ import time
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from sfm_grpc.coordinator.fences import Fences, tidy
+from sfm_grpc.coordinator.contents import Contents
+from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.coordinator.shared import SharedQuestions
 from sfm_grpc.metrics import CacheMetrics
 from sfm_grpc.model import Buffer, CacheSeen, CacheState, Scope, Version
 from sfm_grpc.storage.in_process import Snapshot, SnapshotCache
 from sfm_grpc.storage.leases import CacheUnavailable, LeaseCache, Live, Missed
-from sfm_grpc.storage.manifest import manifest_of, version_from
+from sfm_grpc.storage.manifest import version_from
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Leases:
         self._cache = cache
         self._snapshots = snapshots
         self._fences = fences
+        self._contents = fences.contents or Contents(cache)
         self._checks: SharedQuestions[Scope, Live | Missed | None] = SharedQuestions(self._check)
         self._fetches: SharedQuestions[_Wanted, Snapshot | None] = SharedQuestions(self._fetch)
         self._filling: dict[Scope, asyncio.Task[None]] = {}
@@ -132,8 +134,7 @@ class Leases:
     async def _fill(self, scope: Scope, missed: Missed, snapshot: Snapshot) -> None:
         gone = await self._cache.fill(scope, missed, snapshot.version.version, snapshot.manifest_name)
         if gone is not None:
-            content = {**snapshot.numbers, snapshot.manifest_name: manifest_of(snapshot.version)}
-            await tidy(self._cache, scope, snapshot.version, content, gone)
+            await self._contents.became_live(scope, snapshot.version, snapshot.numbers, gone)
 
     def _filled(self, scope: Scope, task: asyncio.Task[None]) -> None:
         del self._filling[scope]

@@ -104,8 +104,8 @@ class LeaseCache(Protocol):
     async def hold(self, scope: Scope, content: Mapping[bytes, Buffer | None]) -> None:
         """Keeps what is live for longer, and brings what is not there where it is at hand."""
 
-    async def let_go(self, scope: Scope, manifest: bytes, still_live: Collection[bytes]) -> None:
-        """A manifest that is not live any more: it and what it names go in a few seconds, but for what is still live."""
+    async def let_go(self, scope: Scope, names: Collection[bytes]) -> None:
+        """Content that is not live any more goes in a few seconds."""
 
     async def fetch(self, scope: Scope, digests: Sequence[bytes]) -> list[bytes | None]:
         """Content by digest, None where it is not there. Not checked: whoever asks compares the digest."""

@@ -7,8 +7,8 @@ import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
@@ -16,10 +16,9 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from sfm_grpc.metrics import CacheMetrics
 from sfm_grpc.model import Buffer, Scope
 from sfm_grpc.storage.leases import LEASE_S, CacheUnavailable, Live, Missed, Planted
-from sfm_grpc.storage.manifest import version_from
 from sfm_grpc.storage.redis.breaker import Breaker
 from sfm_grpc.storage.redis.connection import connected, place
-from sfm_grpc.storage.redis.line import Caller, Line, ShardedLine
+from sfm_grpc.storage.redis.line import Caller, Line, ShardedLine, in_a_pipeline
 from sfm_grpc.storage.redis.options import RedisOptions
 from sfm_grpc.storage.redis.scripts import FILL, PLANT, PUBLISH, READ, Script
 
@@ -28,6 +27,7 @@ _log = logging.getLogger(__name__)
 _LEASE_MS = round(LEASE_S * 1000)
 # Content that is not live, or not yet: long enough for whoever has just been told of it.
 _STAGED_S = 5
+_SMALL_BYTES = 16 * 1024
 # How long a reader that missed has for its look at the store before another one may fill instead.
 _PATIENCE_MS = 100
 _PROBE_EVERY_S = 1.0
@@ -216,46 +216,45 @@ class RedisCache:
 
     async def stage(self, scope: Scope, content: Mapping[bytes, Buffer]) -> None:
         """See `LeaseCache`."""
-        await self._move([("SET", self._key(scope, name), value, "EX", _STAGED_S) for name, value in content.items()])
+        await self._put(scope, content, _STAGED_S)
 
     async def hold(self, scope: Scope, content: Mapping[bytes, Buffer | None]) -> None:
         """See `LeaseCache`."""
-        names = list(content)
-        there = await self._move([("EXPIRE", self._key(scope, name), self._content_s) for name in names])
-        missing = [(name, content[name]) for name, found in zip(names, there, strict=True) if not found]
-        await self._move(
-            [("SET", self._key(scope, name), value, "EX", self._content_s) for name, value in missing if value is not None]
-        )
+        there = await self._keep(scope, list(content), self._content_s)
+        missing = {n: v for (n, v), found in zip(content.items(), there, strict=True) if v is not None and not found}
+        await self._put(scope, missing, self._content_s)
 
     async def fetch(self, scope: Scope, digests: Sequence[bytes]) -> list[bytes | None]:
         """See `LeaseCache`."""
         if not digests:
             return []
-        [found] = await self._move([("MGET", *(self._key(scope, name) for name in digests))])
+        command = ("MGET", *(self._key(scope, name) for name in digests))
+        [found] = await self._asked(in_a_pipeline(self._content, self._options.content_timeout_s, [command]))
         return list(found)
 
-    async def let_go(self, scope: Scope, manifest: bytes, still_live: Collection[bytes]) -> None:
+    async def let_go(self, scope: Scope, names: Collection[bytes]) -> None:
         """See `LeaseCache`."""
-        [found] = await self.fetch(scope, [manifest])
-        version = version_from(found, manifest) if found else None
-        named = {e.certificate.digest for e in version.entries} if version else set()
-        gone = [manifest, *(named - set(still_live))]
-        await self._move([("EXPIRE", self._key(scope, name), _STAGED_S) for name in gone])
+        await self._keep(scope, list(names), _STAGED_S)
 
-    async def _move(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Does them in turn, in one go. Raises CacheUnavailable; the breaker is for checks, which are small."""
-        if not commands:
-            return []
+    async def _keep(self, scope: Scope, names: Sequence[bytes], seconds: int) -> list[int]:
+        """Has content stay for so long from now on; of each whether it is there."""
+        commands = [("EXPIRE", self._key(scope, name), seconds) for name in names]
+        return await self._asked(self._line.calls(self._options.content_timeout_s, commands)) if commands else []
+
+    async def _put(self, scope: Scope, content: Mapping[bytes, Buffer], seconds: int) -> None:
+        """Puts content; what is large on connections of its own, where nobody waits behind it."""
+        small = [(name, bytes(value)) for name, value in content.items() if len(value) <= _SMALL_BYTES]
+        large = [(name, value) for name, value in content.items() if len(value) > _SMALL_BYTES]
+        for pairs, send in ((small, self._line.calls), (large, partial(in_a_pipeline, self._content))):
+            commands = [("SET", self._key(scope, name), value, "EX", seconds) for name, value in pairs]
+            if commands:
+                await self._asked(send(self._options.content_timeout_s, commands))
+
+    async def _asked(self, work: Awaitable[list[Any]]) -> list[Any]:
+        """Raises CacheUnavailable; the breaker is for the scripts."""
         try:
-            async with asyncio.timeout(self._options.content_timeout_s):
-                if len(commands) == 1:
-                    return [await self._content.execute_command(*commands[0])]
-                pipeline = self._content.pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                done: list[Any] = await pipeline.execute()
-                return done
-        except (RedisError, OSError, TimeoutError) as error:
+            return await work
+        except (RedisError, OSError) as error:
             raise CacheUnavailable(_in_words(error)) from error
 
 

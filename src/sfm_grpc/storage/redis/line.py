@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,11 +24,17 @@ _GRACE_S = 0.005
 _ERRORS = {"NOSCRIPT": NoScriptError, "OOM": OutOfMemoryError, "READONLY": ReadOnlyError}
 
 
+Command: TypeAlias = tuple[object, ...]
+
+
 class Caller(Protocol):
     """Who sends commands."""
 
     async def call(self, timeout_s: float, *command: object) -> Any:
         """What Redis answers. Raises redis.RedisError; its TimeoutError when it does not, in time."""
+
+    async def calls(self, timeout_s: float, commands: Sequence[Command]) -> list[Any]:
+        """What it answers to several small ones, sent in one go. Raises as `call`."""
 
     def close(self) -> None:
         """Hangs up."""
@@ -47,6 +54,10 @@ class ShardedLine:
         except TimeoutError as error:
             raise RedisTimeoutError(_late(timeout_s)) from error
 
+    async def calls(self, timeout_s: float, commands: Sequence[Command]) -> list[Any]:
+        """See `Caller`."""
+        return await in_a_pipeline(self._client, timeout_s, commands)
+
     def close(self) -> None:
         """The client is closed by its owner."""
 
@@ -64,12 +75,22 @@ class Line:
         """See `Caller`."""
         wire = self._wire
         if wire is None or wire.lost:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    wire = await self._connected()
-            except TimeoutError as error:
-                raise RedisTimeoutError(_late(timeout_s)) from error
+            wire = await self._ready(timeout_s)
         return await wire.ask(command, timeout_s)
+
+    async def calls(self, timeout_s: float, commands: Sequence[Command]) -> list[Any]:
+        """See `Caller`."""
+        wire = self._wire
+        if wire is None or wire.lost:
+            wire = await self._ready(timeout_s)
+        return await wire.ask_all(commands, timeout_s)
+
+    async def _ready(self, timeout_s: float) -> _Wire:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._connected()
+        except TimeoutError as error:
+            raise RedisTimeoutError(_late(timeout_s)) from error
 
     async def _connected(self) -> _Wire:
         """Connects, once for all who wait; whoever gives up leaves it alone."""
@@ -111,16 +132,31 @@ class _Wire(asyncio.Protocol):
         self.lost = False
         self._transport.set_protocol(self)
 
-    async def ask(self, command: tuple[object, ...], timeout_s: float) -> Any:
+    async def ask(self, command: Command, timeout_s: float) -> Any:
         """What Redis answers. Raises redis.RedisError."""
+        answer = self._awaited()
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+        return await self._said(answer, timeout_s)
+
+    async def ask_all(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        """The same of several, in one write."""
+        answers = [self._awaited() for _ in commands]
+        self._transport.write(b"".join(hiredis.pack_command(command) for command in commands))  # type: ignore[arg-type]
+        last = await self._said(answers[-1], timeout_s)  # they come in order: with the last all are there
+        return [*[await self._said(answer, timeout_s) for answer in answers[:-1]], last]
+
+    def _awaited(self) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._asked.append(answer)
-        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        due = self._loop.call_later(timeout_s, self._late, answer, timeout_s, True)
+        return answer
+
+    async def _said(self, answer: asyncio.Future[Any], timeout_s: float) -> Any:
+        due = None if answer.done() else self._loop.call_later(timeout_s, self._late, answer, timeout_s, True)
         try:
             said = await answer
         finally:
-            due.cancel()
+            if due is not None:
+                due.cancel()
         if isinstance(said, hiredis.ReplyError):
             raise self._refused(str(said))
         return said
@@ -166,6 +202,19 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Redis hung up."""
         self.hang_up(RedisConnectionError(str(exc) if exc else "Redis closed the connection"))
+
+
+async def in_a_pipeline(client: Client, timeout_s: float, commands: Sequence[Command]) -> list[Any]:
+    """Several commands through redis-py's own client. Raises as `Caller.call`."""
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    try:
+        async with asyncio.timeout(timeout_s):
+            done: list[Any] = await pipeline.execute()
+            return done
+    except TimeoutError as error:
+        raise RedisTimeoutError(_late(timeout_s)) from error
 
 
 def _late(timeout_s: float) -> str:
