@@ -56,6 +56,10 @@ class Load:
     bulk: int = 64
     """Rows and columns of the larger matrices."""
     name: str = "c"
+    pause_s: float = 0.0
+    """Between what a client asks: time for others."""
+    leased: bool = False
+    """The servers have a cache before their store."""
     history: History = field(default_factory=History)
     failures: Counter[str] = field(default_factory=Counter)
     """How often each error came that says: ask again."""
@@ -120,6 +124,7 @@ class Load:
                     await self._read(mine, namespace)
                 if rng.random() < 0.5:
                     mine.move()
+                await asyncio.sleep(self.pause_s)
         finally:
             for server in servers:
                 await server.close()
@@ -188,7 +193,9 @@ class Load:
                 continue
             else:
                 content = {key: digest(array) for key, array in found.matrices.items()}
-                answer = Read(namespace, found.version, content, began_s, time.monotonic())
+                answer = Read(
+                    namespace, found.version, content, began_s, time.monotonic(), self.leased and consistency == "cached"
+                )
             self.history.reads.append(answer)
             self._saw(namespace, answer.version)
             return

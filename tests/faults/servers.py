@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.support import failpoints, processes, runner
+import pytest
+
+from tests.support import failpoints, mutants, processes, runner
 from tests.support.processes import ServerProcess
 from tests.support.services import ports
 
 # Loaded once, before they fork: the driver too.
-processes._FORKS.set_forkserver_preload(["tests.support.runner", "tests.faults.servers", "sfm_grpc.storage.postgres"])
+processes._FORKS.set_forkserver_preload(
+    ["tests.support.runner", "tests.faults.servers", "sfm_grpc.storage.postgres", "sfm_grpc.storage.redis"]
+)
 
 
 class FailingServer(ServerProcess):
@@ -26,6 +30,8 @@ class FailingServer(ServerProcess):
         self._settings = settings
         self._failpoints = ""
         self.address = self._listen
+        self.without = ""
+        """The part of the cache protocol that it has to do without."""
         self.may_complain = False
         """Its log may hold a traceback: the test has caused one."""
 
@@ -56,7 +62,7 @@ class FailingServer(ServerProcess):
         ours, theirs = processes._FORKS.Pipe(duplex=False)
         with ours:
             with theirs:
-                arguments = (self._failpoints, theirs, str(self._log), told, file_bytes_max)
+                arguments = (self._failpoints, self.without, theirs, str(self._log), told, file_bytes_max)
                 self._process = processes._FORKS.Process(target=run, args=arguments, daemon=True)
                 self._process.start()
             assert ours.poll(processes._WAIT_S), f"the server does not serve: {self.log}"
@@ -66,7 +72,9 @@ class FailingServer(ServerProcess):
                 raise AssertionError(f"the server ended before it served: {self.log}") from None
 
 
-def run(armed: str, parent: Connection, log: str, told: Mapping[str, object], file_bytes_max: int | None) -> None:
+def run(armed: str, without: str, parent: Connection, log: str, told: Mapping[str, object], file_bytes_max: int | None) -> None:
     """What such a process runs: the same as every server of the tests, its seams wrapped first."""
+    if without:
+        mutants.without(without, pytest.MonkeyPatch())
     failpoints.install(armed)
     runner.run(parent, log, told, file_bytes_max)

@@ -16,7 +16,7 @@ class Parts:
     """PUBLISH leaves its version behind as a fence; nothing older is filled or live afterwards."""
 
     forward: bool = True
-    """FILL never replaces a newer version, fenced or not."""
+    """FILL never replaces a newer version, fenced or not. Where several tokens stand, the conflicts that PLANT tells need it."""
 
     run_id: bool = True
     """A hash that another run of Redis wrote is deleted before anything else, and FILL names the run that READ saw."""

@@ -2,6 +2,7 @@
 
 A commit's transaction is one step. All that it sees is in the row that it has locked, and others wait for that lock, so nobody
 can tell when it began. Telling is part of the step that allows it: the earliest moment, and so the hardest to stand by.
+Commands go to any server that answers, the old master too: a replica may be pointed at the wrong one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from tests.model.parts import Parts
 from tests.model.scripts import LEASE, Command, Fill, Key, Plant, Publish, Server, aged, empty, live
-from tests.model.world import RETURNS, At, Reader, ReaderAt, Sent, World, Writer, forgetting
+from tests.model.world import RETURNS, WRITERS, At, Reader, ReaderAt, Sent, World, Writer, forgetting
 
 Step = tuple[str, World]
 
@@ -18,12 +19,13 @@ DONE = Writer("done")
 
 
 def steps(parts: Parts, world: World) -> Iterator[Step]:
-    """Everything that can happen next, and what the world is like then."""
-    for text, after in _steps(parts, world):
+    """Everything that can happen next, and what the world is like then; tokens that no longer matter are forgotten."""
+    for text, after in raw_steps(parts, world):
         yield text, forgetting(after)
 
 
-def _steps(parts: Parts, world: World) -> Iterator[Step]:
+def raw_steps(parts: Parts, world: World) -> Iterator[Step]:
+    """The same, with nothing forgotten."""
     yield "a tick passes", _later(world)
     yield from _faults(world)
     yield from _late_commands(parts, world)
@@ -71,7 +73,7 @@ def _late_commands(parts: Parts, world: World) -> Iterator[Step]:
                 yield f"late: {_text(sent.command)}", world.with_server(place, after)._replace(sent=world.sent - {sent})
 
 
-# ---- the cache's state in Postgres; a drain is detached, so no writer has to live for it
+# ---- the cache's state in Postgres. A drain is detached: no writer has to live for it. Any run that is there may be registered
 
 
 def _cache_state(parts: Parts, world: World) -> Iterator[Step]:
@@ -106,7 +108,7 @@ def _begin(parts: Parts, world: World, place: int, writer: Writer) -> Iterator[S
         yield from _plant(parts, world, place, writer)
     if not parts.state_from_commit:
         looked = Writer("commit", saw=world.head.cache, registered=world.head.registered)
-        yield f"{_name(place)} looks: the cache is {looked.saw}", world.with_writer(place, looked)
+        yield f"{WRITERS[place]} looks: the cache is {looked.saw}", world.with_writer(place, looked)
     elif parts.publish_after_commit:
         yield from _commit(parts, world, place, writer)
 
@@ -116,10 +118,10 @@ def _plant(parts: Parts, world: World, place: int, writer: Writer) -> Iterator[S
     for server in world.servers:
         version = server.hash.version
         if version > world.told and live(parts, server):
-            yield f"{_name(place)} PLANT: v{version} is live, tells the conflict", _tell(world, place, version)
-    for text, after, server, answer in _send(parts, world, Plant(_name(place))):
+            yield f"{WRITERS[place]} PLANT: v{version} is live, tells the conflict", _tell(world, place, version)
+    for text, after, server, answer in _send(parts, world, Plant(WRITERS[place])):
         run_id = server.run_id if answer else 0
-        yield f"{_name(place)} {text}", after.with_writer(place, _planted(parts, world, writer, run_id))
+        yield f"{WRITERS[place]} {text}", after.with_writer(place, _planted(parts, world, writer, run_id))
 
 
 def _planted(parts: Parts, world: World, writer: Writer, run_id: int) -> Writer:
@@ -137,7 +139,7 @@ def _commit(parts: Parts, world: World, place: int, writer: Writer) -> Iterator[
     head = world.head
     version = head.version + 1
     saw, registered = (writer.saw, writer.registered) if writer.saw else (head.cache, head.registered)
-    text = f"{_name(place)} COMMIT v{version}, sees {saw}"
+    text = f"{WRITERS[place]} COMMIT v{version}, sees {saw}"
     after = world._replace(head=head._replace(version=version))
     if saw == "drained" or not parts.publish_after_commit:
         yield f"{text}, tells", _tell(after, place, version)
@@ -152,7 +154,7 @@ def _commit(parts: Parts, world: World, place: int, writer: Writer) -> Iterator[
 def _canonical_read(_: Parts, world: World, place: int, __: Writer) -> Iterator[Step]:
     """Reads what Postgres has; it is told as if it were the reader's own commit."""
     head = world.head
-    text = f"{_name(place)} reads v{head.version} canonically, sees {head.cache}"
+    text = f"{WRITERS[place]} reads v{head.version} canonically, sees {head.cache}"
     if head.cache == "drained":
         yield f"{text}, tells", _tell(world, place, head.version)
     else:
@@ -163,33 +165,34 @@ def _publish(parts: Parts, world: World, place: int, writer: Writer) -> Iterator
     """PUBLISH until it is ok, or until patience ends: then drain."""
     for text, after, _, answer in _send(parts, world, _publish_command(place, writer)):
         if not parts.publish_after_commit:
-            yield f"{_name(place)} {text}", after.with_writer(place, Writer("commit"))
+            yield f"{WRITERS[place]} {text}", after.with_writer(place, Writer("commit"))
         elif answer or not parts.drain:
-            yield f"{_name(place)} {text}, tells", _tell(after, place, writer.version)
+            yield f"{WRITERS[place]} {text}, tells", _tell(after, place, writer.version)
         else:
-            yield f"{_name(place)} {text}, will drain", after.with_writer(place, writer._replace(at="drain"))
+            yield f"{WRITERS[place]} {text}, will drain", after.with_writer(place, writer._replace(at="drain"))
             if answer is None:
-                yield f"{_name(place)} {text}, tries again", after
+                yield f"{WRITERS[place]} {text}, tries again", after
 
 
 def _drain(_: Parts, world: World, place: int, writer: Writer) -> Iterator[Step]:
     """`off`, then waiting. Back on meanwhile, or never off: PUBLISH again."""
     head = world.head
     if head.cache == "drained":
-        yield f"{_name(place)} sees drained, tells v{writer.version}", _tell(world, place, writer.version)
+        yield f"{WRITERS[place]} sees drained, tells v{writer.version}", _tell(world, place, writer.version)
     elif head.cache == "on":
-        yield f"{_name(place)} off", world._replace(head=head._replace(cache="off", off_age=0))
+        yield f"{WRITERS[place]} off", world._replace(head=head._replace(cache="off", off_age=0))
         again = writer._replace(at="publish", registered=head.registered)
-        yield f"{_name(place)} sees on, will publish again", world.with_writer(place, again)
+        yield f"{WRITERS[place]} sees on, will publish again", world.with_writer(place, again)
 
 
 def _crash(world: World, place: int, writer: Writer) -> Iterator[Step]:
+    """Death. What it had sent may still be executed."""
     dead = world.with_writer(place, DONE)._replace(faults=world.faults._replace(crash=world.faults.crash - 1))
-    yield f"{_name(place)} dies", dead
+    yield f"{WRITERS[place]} dies", dead
     if writer.at == "publish":
         command = _publish_command(place, writer)
         for server in world.servers:
-            yield f"{_name(place)} dies, {_text(command)} on its way", _sent(dead, server, command)
+            yield f"{WRITERS[place]} dies, {_text(command)} on its way", _sent(dead, server, command)
 
 
 _DOES: dict[At, Callable[[Parts, World, int, Writer], Iterator[Step]]] = {
@@ -206,15 +209,16 @@ _DOES: dict[At, Callable[[Parts, World, int, Writer], Iterator[Step]]] = {
 
 
 def _reader(parts: Parts, world: World) -> Iterator[Step]:
+    """READ, which plants a token where nothing is live; a canonical read; FILL, if the cache was on and the run is registered."""
     reader, head = world.reader, world.head
     over = Reader(reader.misses - 1)
     if reader.at == "idle" and reader.misses:
         for place, server in enumerate(world.servers):
             if not live(parts, server):
-                after, _ = Plant(reader.token).run(parts, server)
+                planted, _ = Plant(reader.token).run(parts, server)
                 missed = Reader(reader.misses, "missed", server.run_id)
                 text = f"R READ@{server.run_id}: miss, token {reader.token}"
-                yield text, world.with_server(place, after)._replace(reader=missed)
+                yield text, world.with_server(place, planted)._replace(reader=missed)
     elif reader.at == "missed":
         text = f"R reads v{head.version} canonically, sees {head.cache}"
         if (head.cache == "on" or not parts.gated_fill) and _same_run(parts, reader.run_id, head.registered):
@@ -233,7 +237,7 @@ def _reader(parts: Parts, world: World) -> Iterator[Step]:
 _KEYS: dict[ReaderAt, Key | None] = {"filling": None, "filling a": "a", "filling b": "b"}
 
 
-# ---- common to both
+# ---- common to all
 
 
 def _send(parts: Parts, world: World, command: Command) -> Iterator[tuple[str, World, Server, bool | None]]:
@@ -254,7 +258,7 @@ def _sent(world: World, server: Server, command: Command) -> World:
 
 
 def _publish_command(place: int, writer: Writer) -> Publish:
-    return Publish(_name(place), writer.registered, writer.version, writer.may_fill)
+    return Publish(WRITERS[place], writer.registered, writer.version, writer.may_fill)
 
 
 def _same_run(parts: Parts, run_id: int, registered: int) -> bool:
@@ -264,10 +268,6 @@ def _same_run(parts: Parts, run_id: int, registered: int) -> bool:
 
 def _tell(world: World, place: int, version: int) -> World:
     return world.with_writer(place, DONE)._replace(told=max(world.told, version))
-
-
-def _name(place: int) -> str:
-    return f"W{place + 1}"
 
 
 def _text(command: Command) -> str:

@@ -1,7 +1,7 @@
 """One namespace in Redis: the control hash, and the scripts that are all that ever touches it.
 
-Time is not counted: what is kept is how old a lease or a token is, up to the age at which a lease is over. Nothing asks for more,
-so time may pass without end and there are still finitely many states.
+Time is kept as ages, of leases and of tokens, and no age is more than that at which a lease is over: no script asks for more. So
+time may pass without end, and there are still finitely many states.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Key = Literal["a", "b"]
 
 
 class Token(NamedTuple):
-    """The right to fill once. The running code keeps the last one that was planted; here all stand, and planters may give up.
+    """The right to fill once. The running code keeps only the last one that was planted; here all stand.
 
-    That allows more: a token that another displaced is one whose planter gave up.
+    That allows more, because planters may give up here: one whose token was displaced is like one that gave up.
     """
 
     name: str
@@ -90,6 +90,10 @@ class Plant(NamedTuple):
 
     token: str
 
+    @property
+    def fills(self) -> bool:
+        return False
+
     def run(self, parts: Parts, server: Server) -> tuple[Server, bool]:
         run_id, a, b, age, fence, tokens = _own(parts, server)
         tokens = frozenset([*[token for token in tokens if token.name != self.token], Token(self.token, 0)])
@@ -104,6 +108,10 @@ class Fill(NamedTuple):
     version: int
     key: Key | None = None
     """None: all keys by one switch."""
+
+    @property
+    def fills(self) -> bool:
+        return True
 
     def run(self, parts: Parts, server: Server) -> tuple[Server, bool]:
         there = _own(parts, server)
@@ -120,6 +128,10 @@ class Publish(NamedTuple):
     registered: int
     version: int
     may_fill: bool
+
+    @property
+    def fills(self) -> bool:
+        return self.may_fill
 
     def run(self, parts: Parts, server: Server) -> tuple[Server, bool]:
         there = _own(parts, server)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from tests.model.parts import Parts
-from tests.model.scripts import ABSENT, LEASE, Command, Fill, Hash, Plant, Publish, Server, empty, filled, live
+from tests.model.scripts import ABSENT, LEASE, Command, Hash, Plant, Server, empty, filled, live
 
 CacheState = Literal["on", "off", "drained"]
+
+WRITERS = ("W1", "W2")
 
 # How often a drained cache is turned on again.
 RETURNS = 1
@@ -123,38 +125,31 @@ def start(faults: Faults, *, second: Literal["start", "read"] = "start", cache: 
 
 def forgetting(world: World) -> World:
     """The world without the tokens that nobody will fill with: no step looks at them, and there are far fewer worlds without."""
-    unused = _planted(world)
-    if unused:
-        unused -= _wanted(world)
+    hashes = [server.hash for server in world.servers]
+    if world.dump:
+        hashes.append(world.dump)
+    unused = [name for there in hashes for name, _ in there.tokens if not _wanted(world, name)]
+    for _, command in world.sent:
+        if isinstance(command, Plant) and not _wanted(world, command.token):
+            unused.append(command.token)
     if not unused:
         return world
     servers = tuple([Server(run_id, _without(there, unused)) for run_id, there in world.servers])
-    sent = frozenset([s for s in world.sent if not isinstance(s.command, Plant) or s.command.token not in unused])
+    sent = frozenset([sent for sent in world.sent if not isinstance(sent.command, Plant) or sent.command.token not in unused])
     return world._replace(servers=servers, dump=world.dump and _without(world.dump, unused), sent=sent)
 
 
-def _planted(world: World) -> set[str]:
-    """The tokens that stand somewhere, or may yet."""
-    planted = {s.command.token for s in world.sent if isinstance(s.command, Plant)} if world.sent else set()
-    for server in world.servers:
-        planted.update([name for name, _ in server.hash.tokens])
-    if world.dump:
-        planted.update([name for name, _ in world.dump.tokens])
-    return planted
+def _wanted(world: World, token: str) -> bool:
+    """Whether somebody may fill with it, or a command on its way."""
+    for name, writer in zip(WRITERS, world.writers, strict=True):
+        if name == token and (writer.planted or writer.may_fill):
+            return True
+    if world.reader.at != "idle" and world.reader.token == token:
+        return True
+    return any(command.token == token and command.fills for _, command in world.sent)
 
 
-def _wanted(world: World) -> set[str]:
-    """The tokens that somebody may fill with."""
-    wanted = {f"W{place + 1}" for place, writer in enumerate(world.writers) if writer.planted or writer.may_fill}
-    if world.reader.at != "idle":
-        wanted.add(world.reader.token)
-    for _, command in world.sent:
-        if isinstance(command, Fill) or (isinstance(command, Publish) and command.may_fill):
-            wanted.add(command.token)
-    return wanted
-
-
-def _without(there: Hash, unused: set[str]) -> Hash:
+def _without(there: Hash, unused: list[str]) -> Hash:
     return there._replace(tokens=frozenset([token for token in there.tokens if token.name not in unused]))
 
 

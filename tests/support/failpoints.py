@@ -60,6 +60,14 @@ SEAMS = (
     Seam(f"{_SQLITE}.commit", "commit", "sqlite.commit.begun", "sqlite.commit.executed"),
     Seam(f"{_POSTGRES}.housekeeping", "compact", "postgres.compact.begun", "postgres.compact.done"),
     Seam(f"{_SQLITE}.housekeeping", "compact", "sqlite.compact.begun", "sqlite.compact.executed"),
+    # Before and after what the cache is asked, and what the head's row is told of it.
+    Seam(f"{_COORDINATOR}.reads", "Reads._look", "read.unlooked", "read.looked"),
+    Seam(f"{_COORDINATOR}.leased", "Leases._fill", "cache.unfilled", "cache.filled"),
+    Seam(f"{_COORDINATOR}.fences", "Fences._fenced", "cache.unfenced", "cache.fenced"),
+    Seam(f"{_COORDINATOR}.fences", "Fences.plant", "cache.unplanted", "cache.planted"),
+    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_off", "cache.on", "cache.off"),
+    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_drained", "cache.waited", "cache.drained"),
+    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_on", "cache.unregistered", "cache.registered"),
     # Starting.
     Seam(f"{_POSTGRES}.engine", "PostgresStore.open", "postgres.open.begun", "postgres.open.done"),
     Seam(f"{_POSTGRES}.migrate", "_take_turn", "postgres.migrate.waiting", "postgres.migrate.turn"),

@@ -7,6 +7,9 @@ versions is added at the end. What follows is compared; each way to be wrong has
     doubled   a request made two versions, or one although its caller was told that it made none
     torn      a version that nobody asked for; content, stored or read, that is not what that version's commits sent
     stale     an answer older than another one that had been given before it was asked for
+
+Which answers count, the reads say: what the contract calls CACHED is never older than any version that a mutation's answer named
+(the first one, a replay, a conflict), to anyone; what it calls CANONICAL is as new as whatever anyone was ever answered.
 """
 
 from __future__ import annotations
@@ -67,6 +70,10 @@ class Read:
     content: Content
     began_s: float
     ended_s: float
+    cached: bool = False
+    """It was asked for as CACHED, of a server with a cache before its store."""
+    partial: bool = False
+    """`content` is of some of the keys only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +236,12 @@ def torn_reads(history: History, stored: Sequence[Stored]) -> Iterator[Problem]:
     """Each read holds all that its version holds, and nothing else."""
     expected = contents(history, stored)
     for r in history.reads:
-        if r.version in expected and r.content != expected[r.version]:
-            yield Problem(
-                "torn", f"version {r.version} was read with other content: {_difference(expected[r.version], r.content)}"
-            )
+        if r.version not in expected:
+            continue
+        whole = expected[r.version]
+        wanted = {key: digest for key, digest in whole.items() if key in r.content} if r.partial else whole
+        if r.content != wanted:
+            yield Problem("torn", f"version {r.version} was read with other content: {_difference(wanted, r.content)}")
 
 
 def _difference(expected: Content, found: Content) -> str:
@@ -253,10 +262,11 @@ def stale(history: History, _: Sequence[Stored]) -> Iterator[Problem]:
 
     A read is at least as new; a commit newer; a refusal knows of it. So answers agree with real time, and reads with commits.
     """
-    known = _Known(history)
+    known, told = _Known(history), _Known(history, reads=False)
     for r in history.reads:
-        if r.version < (floor := known.before(r.began_s)):
-            yield Problem("stale", f"version {r.version} was read after version {floor} had been answered")
+        if r.version < (floor := (told if r.cached else known).before(r.began_s)):
+            how = "from a cache" if r.cached else "canonically"
+            yield Problem("stale", f"version {r.version} was read {how} after version {floor} had been answered")
     for c in history.committed:
         if c.version <= (floor := known.before(c.began_s)):
             yield Problem("stale", f"{c.request.request_id} made version {c.version} after version {floor} had been answered")
@@ -268,10 +278,11 @@ def stale(history: History, _: Sequence[Stored]) -> Iterator[Problem]:
 class _Known:
     """What had been answered until when."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, reads: bool = True) -> None:
+        """By mutations only, or by reads, too."""
         told = [(c.ended_s, c.version) for c in history.committed]
         told += [(c.ended_s, c.current) for c in history.conflicted]
-        told += [(r.ended_s, r.version) for r in history.reads]
+        told += [(r.ended_s, r.version) for r in history.reads if reads]
         told.sort()
         self._times = [time_s for time_s, _ in told]
         self._newest = list(itertools.accumulate((version for _, version in told), max))

@@ -8,8 +8,9 @@ does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import hiredis
@@ -48,11 +49,8 @@ class ShardedLine:
 
     async def call(self, timeout_s: float, *command: object) -> Any:
         """See `Caller`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._client.execute_command(*command)
-        except TimeoutError as error:
-            raise RedisTimeoutError(_late(timeout_s)) from error
+        async with _bounded(timeout_s):
+            return await self._client.execute_command(*command)
 
     async def calls(self, timeout_s: float, commands: Sequence[Command]) -> list[Any]:
         """See `Caller`."""
@@ -86,11 +84,8 @@ class Line:
         return await wire.ask_all(commands, timeout_s)
 
     async def _ready(self, timeout_s: float) -> _Wire:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._connected()
-        except TimeoutError as error:
-            raise RedisTimeoutError(_late(timeout_s)) from error
+        async with _bounded(timeout_s):
+            return await self._connected()
 
     async def _connected(self) -> _Wire:
         """Connects, once for all who wait; whoever gives up leaves it alone."""
@@ -129,8 +124,13 @@ class _Wire(asyncio.Protocol):
         self._replies = hiredis.Reader()
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._loop = asyncio.get_running_loop()
-        self.lost = False
+        self._hung_up = False
         self._transport.set_protocol(self)
+
+    @property
+    def lost(self) -> bool:
+        """Nothing more can be asked."""
+        return self._hung_up or self._transport.is_closing()
 
     async def ask(self, command: Command, timeout_s: float) -> Any:
         """What Redis answers. Raises redis.RedisError."""
@@ -179,12 +179,14 @@ class _Wire(asyncio.Protocol):
 
     def hang_up(self, error: Exception) -> None:
         """Ends the connection, and tells all who wait."""
-        self.lost = True
-        self._transport.abort()
+        if not self._hung_up:
+            self._hung_up = True
+            self._transport.abort()
         while self._asked:
             answer = self._asked.popleft()
             if not answer.done():
                 answer.set_exception(error)
+                answer.exception()  # whoever waits for it is told; of several that were asked together, one is waited for
 
     # ---- asyncio.Protocol
 
@@ -200,7 +202,8 @@ class _Wire(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Redis hung up."""
+        """Redis hung up, or we did."""
+        self._hung_up = True
         self.hang_up(RedisConnectionError(str(exc) if exc else "Redis closed the connection"))
 
 
@@ -209,12 +212,21 @@ async def in_a_pipeline(client: Client, timeout_s: float, commands: Sequence[Com
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)
+    async with _bounded(timeout_s):
+        done: list[Any] = await pipeline.execute()
+        return done
+
+
+@contextlib.asynccontextmanager
+async def _bounded(timeout_s: float) -> AsyncIterator[None]:
+    """Bounds what redis-py does in time, and makes redis.RedisError of what it lets through."""
     try:
         async with asyncio.timeout(timeout_s):
-            done: list[Any] = await pipeline.execute()
-            return done
+            yield
     except TimeoutError as error:
         raise RedisTimeoutError(_late(timeout_s)) from error
+    except RuntimeError as error:  # uvloop's, of a connection that was closed behind redis-py's back
+        raise RedisConnectionError(str(error)) from error
 
 
 def _late(timeout_s: float) -> str:
