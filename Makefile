@@ -13,7 +13,7 @@ export UV_NO_PROGRESS = 1
 PROTO_TOOLS := grpcio-tools==1.76.0 protobuf==6.32.1 mypy-protobuf==5.1.0
 PROTOS := $(wildcard proto/sfm/v1/*.proto)
 
-.PHONY: help run test faults up down demo proto lint verify fix docs bench clean lock verify-proto verify-types verify-floors verify-lint baseline
+.PHONY: help run test test-lua faults up down demo proto lint verify fix docs bench clean lock verify-proto verify-types verify-floors verify-lint baseline
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,10 @@ run: $(READY) ## Serve the embedded default on loopback; data in ./var
 test: $(READY) ## Every test, with the real services it needs (ARGS="-k rho" for some)
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-faults: $(READY) ## Kill servers and Postgres under clients, and count what is lost (ARGS="--kills 200 --seed 1 --minutes 10")
+test-lua: $(READY) ## The cache protocol's scripts on a real Redis, by themselves and with concurrent writers
+	@$(BIN)/python -m pytest tests/lua $(ARGS)
+
+faults: $(READY) ## Harm servers, Postgres and Redis under clients, and count what is lost or stale (ARGS="--kills 500 --reads 1000000 --minutes 60")
 	@$(BIN)/python -m tests.faults.long $(ARGS)
 
 up: $(READY) ## Start a Postgres and a Redis to develop with, and say what to type next; theirs is in ./var/services
