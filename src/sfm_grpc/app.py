@@ -24,6 +24,7 @@ from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
 from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
 from sfm_grpc.coordinator.sent import AdmissionRules
+from sfm_grpc.coordinator.watches import Watches
 from sfm_grpc.density.admission import Bounds
 from sfm_grpc.http import routes
 from sfm_grpc.http.server import HttpServer
@@ -63,8 +64,23 @@ class App:
         self.truth = Truth(self.presence, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
         self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics, self.rho_health.is_whole)
+        self.watches = Watches(
+            self.store,
+            cache.numbers,
+            self.metrics,
+            on_corrupt=self.rho_health.found_corrupt,
+            keys_max=s.keys_per_namespace_max,
+            streams_max=s.watch_streams_max,
+            poll_s=s.watch_poll_ms / 1000,
+        )
         self.commits = CommitPath(self.store)
-        for listener in (self.reads.committed, self.rho_health.committed, self._housekeeping.committed, self._count):
+        for listener in (
+            self.reads.committed,
+            self.rho_health.committed,
+            self._housekeeping.committed,
+            self.watches.committed,
+            self._count,
+        ):
             self.commits.on_committed(listener)
         self._slow_threads = ThreadPoolExecutor(1, thread_name_prefix="slow-admission")
         rules = _rho_rules(s)
@@ -110,6 +126,7 @@ class App:
         self._spawn(self.rho_health.watch(self.settings.rho_verify_interval_s))
         self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
+        self._spawn(self.watches.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._watch_loop())
         await self._probe.set_rho(self.rho_health.ok)
@@ -122,6 +139,7 @@ class App:
             "RhoStore": RhoStoreServicer(
                 self.rho,
                 self.reads,
+                self.watches,
                 self.metrics,
                 deadline=self._guard.deadline,
                 fields_bytes_max=self.settings.fields_bytes_max,
@@ -132,6 +150,7 @@ class App:
         self.address = rpc_server.bind(self._server, self.settings)
         await self._server.start()
         self._stack.push_async_callback(self._server.stop, self.settings.drain_s)
+        self._stack.callback(self._guard.end_streams)
 
     async def _open_http(self) -> None:
         if not self.settings.http_listen:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Details: TypeAlias = grpc.HandlerCallDetails
+Answering: TypeAlias = Callable[[bytes, Context], Awaitable[bytes | None]]
 # Set by gRPC on a call that it makes again (gRFC A6).
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 _MUTATIONS = ("/CommitRho", "/RestoreRho")
@@ -60,7 +62,7 @@ class CallRules:
 
 
 class CallGuard(ServerInterceptor):
-    """Guards the unary calls of our own services; health checks and reflection pass, they must answer when nothing else does."""
+    """Guards the calls of our own services; health checks and reflection pass, they must answer when nothing else does."""
 
     def __init__(self, rules: CallRules, metrics: Metrics, windows: dict[str, LatencyWindow], package: str) -> None:
         self._rules = rules
@@ -75,10 +77,17 @@ class CallGuard(ServerInterceptor):
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._streams: set[asyncio.Timeout] = set()
+
+    def end_streams(self) -> None:
+        """Tells the callers of streams to go elsewhere: DRAINING. New ones are refused."""
+        self._draining = True
+        while self._streams:
+            self._streams.pop().reschedule(asyncio.get_running_loop().time())
 
     async def drain(self, within_s: float) -> None:
-        """Refuses what is new from now on; returns when what was in flight is answered, or after `within_s`."""
-        self._draining = True
+        """Refuses what is new from now on; returns when what was in flight is answered, or after `within_s`. Streams end."""
+        self.end_streams()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), within_s)
 
@@ -88,7 +97,7 @@ class CallGuard(ServerInterceptor):
         """See grpc.aio.ServerInterceptor."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefix) or handler.unary_unary is None:
+        if handler is None or not method.startswith(self._prefix) or handler.request_streaming:
             return handler
         wrapped = self._wrapped.get(method)
         if wrapped is None:
@@ -96,33 +105,28 @@ class CallGuard(ServerInterceptor):
         return wrapped
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._guarded(method, self._streamed(handler), streams=True))
+        # Questions about the server itself are answered also when it is full or going.
+        exempt = method.split("/")[1].endswith(".Health")
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, self._answered(handler, exempt=exempt)))
+
+    def _guarded(self, method: str, answer: Answering, *, streams: bool = False) -> Answering:
+        """`answer` with what every call has: its id, its place in the metrics, and errors as the caller is to be told of them."""
         _, service, name = method.split("/")
         counted = self._metrics.call(service, name)
         window = self._windows.get(name)
-        # Questions about the server itself are answered also when it is full or going.
-        exempt = service.endswith(".Health")
-        inner: Callable[[bytes, Context], Awaitable[bytes]] = handler.unary_unary  # type: ignore[assignment]
+        slow_s = math.inf if streams else self._rules.slow_s
 
-        async def guarded(request: bytes, context: Context) -> bytes:
+        async def guarded(request: bytes, context: Context) -> bytes | None:
             started = time.perf_counter()
             counted.start()
             request_id = _given_request_id(context)
-            size = len(request)
-            code, held = "OK", False
-            self._enter(size)
+            code = "OK"
             try:
                 if request_id:
                     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-                if not exempt:
-                    self._check_room(size)
-                work = inner(request, context)
-                if size >= _HELD_BYTES:
-                    held, work = True, self._to_its_end(work, size)
-                limit_s = self._limit_s(context)
-                if limit_s is None:
-                    return self._sendable(await work)
-                async with asyncio.timeout(limit_s):
-                    return self._sendable(await work)
+                return await answer(request, context)
             except Exception as error:
                 request_id = request_id or secrets.token_hex(8)
                 told = self._told(error, context, method, request_id)
@@ -134,16 +138,60 @@ class CallGuard(ServerInterceptor):
                 code = "CANCELLED" if remaining_s is None or remaining_s > 0 else "DEADLINE_EXCEEDED"
                 raise
             finally:
-                if not held:
-                    self._leave(size)
                 seconds = time.perf_counter() - started
                 counted.done(code, seconds)
                 if window is not None and code == "OK":
                     window.add(seconds)
-                if seconds > self._rules.slow_s:
+                if seconds > slow_s:
                     _log.warning("slow: %s %s in %.0f ms", method, code, seconds * 1000, extra={"request_id": request_id})
 
-        return grpc.unary_unary_rpc_method_handler(guarded)
+        return guarded
+
+    def _answered(self, handler: Handler, *, exempt: bool) -> Answering:
+        """One answer, within its deadline, if there is room for it."""
+        inner: Callable[[bytes, Context], Awaitable[bytes]] = handler.unary_unary  # type: ignore[assignment]
+
+        async def answered(request: bytes, context: Context) -> bytes:
+            size, held = len(request), False
+            self._enter(size)
+            try:
+                if not exempt:
+                    self._check_room(size)
+                work = inner(request, context)
+                if size >= _HELD_BYTES:
+                    held, work = True, self._to_its_end(work, size)
+                limit_s = self._limit_s(context)
+                if limit_s is None:
+                    return self._sendable(await work)
+                async with asyncio.timeout(limit_s):
+                    return self._sendable(await work)
+            finally:
+                if not held:
+                    self._leave(size)
+
+        return answered
+
+    def _streamed(self, handler: Handler) -> Answering:
+        """Answers until the caller has enough, or the server is about to stop. Each is made when the one before has left."""
+        inner: Callable[[bytes, Context], AsyncGenerator[bytes, None]] = handler.unary_stream  # type: ignore[assignment]
+
+        async def streamed(request: bytes, context: Context) -> None:
+            if self._draining:
+                raise Draining
+            try:
+                async with asyncio.timeout(None) as end, contextlib.aclosing(inner(request, context)) as answers:
+                    self._streams.add(end)
+                    try:
+                        async for answer in answers:
+                            await context.write(self._sendable(answer))
+                    finally:
+                        self._streams.discard(end)
+            except TimeoutError:
+                if end.expired():
+                    raise Draining from None
+                raise
+
+        return streamed
 
     async def _to_its_end(self, work: Awaitable[bytes], size: int) -> bytes:
         """Answers as `work` does. What threads have begun goes on without its caller, so its bytes stay counted until then."""
