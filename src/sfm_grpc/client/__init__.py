@@ -25,7 +25,9 @@ from sfm_grpc.client.records import (
     RhoVersion,
     ServerInfo,
     Snapshot,
+    WatchedSnapshot,
 )
+from sfm_grpc.client.streams import AsyncFollower, AsyncWatch, Follower, Watch
 from sfm_grpc.client.sync import Client, Namespace, Rho
 from sfm_grpc.errors import (
     DeadlineExceeded,
@@ -56,8 +58,10 @@ from sfm_grpc.model import Certificate, Entry, Kind, Layout
 
 __all__ = [
     "AsyncClient",
+    "AsyncFollower",
     "AsyncNamespace",
     "AsyncRho",
+    "AsyncWatch",
     "Certificate",
     "Changes",
     "Client",
@@ -67,6 +71,7 @@ __all__ = [
     "Draining",
     "Entry",
     "Factor",
+    "Follower",
     "HealthReport",
     "InternalError",
     "InvalidRequest",
@@ -101,6 +106,8 @@ __all__ = [
     "VersionCompacted",
     "VersionConflict",
     "VersionNotReached",
+    "Watch",
+    "WatchedSnapshot",
     "distances",
     "normalized",
 ]
