@@ -290,15 +290,20 @@ class AsyncNamespace:
         *,
         newest_only: bool = False,
         numbers: bool = True,
+        bookmark_interval_s: float | None = None,
         timeout_s: float | None = None,
     ) -> AsyncWatch:
         """As `Namespace.watch`."""
-        options = WatchOptions(after_version, newest_only, numbers, timeout_s)
+        options = WatchOptions(after_version, newest_only, numbers, bookmark_interval_s, timeout_s)
         return AsyncWatch(Watching(self._flows.kept, self.name, keys, options), self._driver)
 
-    def follow(self, keys: Keys = None, *, timeout_s: float | None = None) -> AsyncFollower:
+    def follow(
+        self, keys: Keys = None, *, bookmark_interval_s: float | None = None, timeout_s: float | None = None
+    ) -> AsyncFollower:
         """As `Namespace.follow`, in a task: `async with namespace.follow() as rho: rho.snapshot["rho"]`."""
-        return AsyncFollower(self._flows, self.name, keys, self._driver, timeout_s)
+        return AsyncFollower(
+            self._flows, self.name, keys, self._driver, bookmark_interval_s=bookmark_interval_s, timeout_s=timeout_s
+        )
 
     def forget(self) -> None:
         """Drops what is kept of the namespace, and the promise that no read is older: after a server came back from a backup."""

@@ -125,12 +125,23 @@ class _Follower:
 class Follower(_Follower):
     """Keeps a namespace's newest snapshot at hand, in a daemon thread, from entering it to leaving it."""
 
-    def __init__(self, flows: Flows, namespace: str, keys: Keys, driver: sync.Driver, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        flows: Flows,
+        namespace: str,
+        keys: Keys,
+        driver: sync.Driver,
+        *,
+        bookmark_interval_s: float | None,
+        timeout_s: float | None,
+    ) -> None:
         super().__init__(flows.timeout_s if timeout_s is None else timeout_s)
         self._driver = driver
         self._arrived = threading.Condition()
         self._stop = threading.Event()
-        self._following = Following(flows.kept, namespace, keys, tell=self._tell, pause=self._stop.wait)
+        self._following = Following(
+            flows.kept, namespace, keys, bookmark_interval_s=bookmark_interval_s, tell=self._tell, pause=self._stop.wait
+        )
         self._thread = threading.Thread(target=self._run, name=f"follow {namespace}", daemon=True)
 
     def _run(self) -> None:
@@ -174,11 +185,22 @@ class Follower(_Follower):
 class AsyncFollower(_Follower):
     """The same in a task of the running loop."""
 
-    def __init__(self, flows: Flows, namespace: str, keys: Keys, driver: aio.Driver, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        flows: Flows,
+        namespace: str,
+        keys: Keys,
+        driver: aio.Driver,
+        *,
+        bookmark_interval_s: float | None,
+        timeout_s: float | None,
+    ) -> None:
         super().__init__(flows.timeout_s if timeout_s is None else timeout_s)
         self._driver = driver
         self._arrived = asyncio.Event()
-        self._following = Following(flows.kept, namespace, keys, tell=self._tell, pause=asyncio.sleep)
+        self._following = Following(
+            flows.kept, namespace, keys, bookmark_interval_s=bookmark_interval_s, tell=self._tell, pause=asyncio.sleep
+        )
         self._task: asyncio.Task[None] | None = None
 
     async def _run(self) -> None:

@@ -38,6 +38,7 @@ class WatchOptions:
     after_version: int | None = None
     newest_only: bool = False
     numbers: bool = True
+    bookmark_interval_s: float | None = None
     timeout_s: float | None = None
 
 
@@ -92,6 +93,8 @@ class Watching:
             newest_only=options.newest_only,
             view=rho_store_pb2.VIEW_FULL if options.numbers else rho_store_pb2.VIEW_SUMMARY,
         )
+        if options.bookmark_interval_s is not None:
+            request.bookmark_interval.FromMicroseconds(round(options.bookmark_interval_s * 1e6))
         return request.SerializeToString()
 
     def cancel(self) -> None:
@@ -105,12 +108,20 @@ class Following:
     """The newest snapshot of a namespace, kept up to date from one stream to the next."""
 
     def __init__(
-        self, kept: Kept, namespace: str, keys: Keys, *, tell: Callable[[], object], pause: Callable[[float], object]
+        self,
+        kept: Kept,
+        namespace: str,
+        keys: Keys,
+        *,
+        bookmark_interval_s: float | None,
+        tell: Callable[[], object],
+        pause: Callable[[float], object],
     ) -> None:
         """`tell` is called whenever something arrived, `pause` lets time pass. Raises InvalidRequest for keys that name none."""
         self._kept = kept
         self._namespace = namespace
         self._selection = checked_selection(keys)
+        self._bookmark_interval_s = bookmark_interval_s
         self._tell = tell
         self._pause = pause
         self._watching: Watching | None = None
@@ -140,7 +151,7 @@ class Following:
                     yield Run(self._pause, (_pause_s(error, failures),))
 
     def _receive_all(self) -> Flow[None]:
-        options = WatchOptions(self._after, newest_only=True)
+        options = WatchOptions(self._after, newest_only=True, bookmark_interval_s=self._bookmark_interval_s)
         self._watching = watching = Watching(self._kept, self._namespace, self._selection, options)
         try:
             while not self._closed:

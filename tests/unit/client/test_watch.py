@@ -88,6 +88,11 @@ def test_it_asks_for_what_it_is_told(namespace, writer, server) -> None:
     assert seen.metadata["x-soma-client"] == "test"
     taken(namespace.watch(), 1)
     assert not server.calls("WatchRho")[-1].request.HasField("after_version")
+    assert not server.calls("WatchRho")[-1].request.HasField("bookmark_interval")
+    taken(namespace.watch(bookmark_interval_s=1.5), 1)
+    with namespace.follow(bookmark_interval_s=1.5):
+        intervals = [seen.request.bookmark_interval.ToMilliseconds() for seen in server.calls("WatchRho")[-2:]]
+    assert intervals == [1500, 1500]
 
 
 def test_what_has_arrived_does_not_travel_again_and_is_what_reads_are_as_new_as(namespace, writer, server) -> None:
