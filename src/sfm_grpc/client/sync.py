@@ -305,9 +305,9 @@ class Namespace:
         """The versions after `after_version` (0: from the very first; None: the newest and what follows it), as they are made.
 
         In order, each once; with `newest_only` a slow caller gets the newest and skips those before it. A namespace that does not
-        exist is waited for. `numbers` False: certificates only. `as_of_time` is renewed each `bookmark_interval_s` (0.1 to 3600,
-        default 5) at least. `timeout_s` bounds the whole (None: nothing does). To go on after an error, watch again after the last
-        version. What arrives is what later reads of this client are at least as new as.
+        exist is waited for. `numbers` False: certificates only. `as_of_time` is renewed at least each `bookmark_interval_s`
+        seconds (0.1 to 3600, default 5). `timeout_s` bounds the whole (None: nothing does). To go on after an error, watch again
+        after the last version. What arrives is what later reads of this client are at least as new as.
 
         Raises, while it is iterated, VersionCompacted (the caller was too slow), VersionNotReached (the namespace is at an older
         version, a backup was restored), RhoCorrupt, Draining, Overloaded.
@@ -318,8 +318,8 @@ class Namespace:
     def follow(self, keys: Keys = None, *, bookmark_interval_s: float | None = None, timeout_s: float | None = None) -> Follower:
         """Keeps the newest snapshot at hand, in a thread of its own: `with namespace.follow() as rho: rho.snapshot["rho"]`.
 
-        It reconnects by itself. While server and store are there it is hardly older than `bookmark_interval_s` (0.1 to 3600, default
-        5), and `age_s` says how old. `timeout_s` is how long to wait for the first one (default: the client's own).
+        It reconnects by itself. While server and store are there, the snapshot is hardly older than `bookmark_interval_s` (0.1 to
+        3600, default 5), and `age_s` says how old. `timeout_s` is how long to wait for the first one (default: the client's own).
         """
         return Follower(self._flows, self.name, keys, self._driver, bookmark_interval_s=bookmark_interval_s, timeout_s=timeout_s)
 

@@ -25,6 +25,8 @@ from sfm_grpc.storage.contract import Reading, Store
 
 _log = logging.getLogger(__name__)
 
+_AFTER_DEFECT_S = 1.0
+
 # A place in a namespace's history, keys, numbers or not: whoever asks for the same shares one reading.
 _Asked: TypeAlias = tuple[int | None, tuple[str, ...], bool]
 
@@ -144,6 +146,7 @@ class Watches:
             return  # the streams wait, and `presence` tells of it
         except Exception:  # whatever a store says that nobody expected, looking must go on
             _log.exception("looking for new versions failed")
+            await asyncio.sleep(_AFTER_DEFECT_S)
             return
         for scope in scopes:
             if (followed := self._followed.get(scope)) is not None:
