@@ -309,11 +309,14 @@ async def test_a_blocking_client_follows_through_a_restart_and_never_steps_back(
     writer = Writer(listen)
     await writer.write(1)
     steps: list[int] = []
+    entered = asyncio.Event()
+    loop = asyncio.get_running_loop()
     done = False
 
     def following() -> int:
         reads = 0
         with Client(listen) as client, client.namespace("n").follow() as follower:
+            loop.call_soon_threadsafe(entered.set)
             while not done or follower.snapshot.version < 21:
                 snapshot = follower.snapshot
                 assert writer.wrote(snapshot)
@@ -324,6 +327,7 @@ async def test_a_blocking_client_follows_through_a_restart_and_never_steps_back(
         return reads
 
     reading = asyncio.create_task(asyncio.to_thread(following))
+    await entered.wait()
     await writer.write(10)
     await restarted(server, settings, listen)
     await writer.write(10)
