@@ -35,10 +35,10 @@ test: $(READY) ## Every test, with the real services it needs (ARGS="-k rho" for
 faults: $(READY) ## Kill servers and Postgres under clients, and count what is lost (ARGS="--kills 200 --seed 1 --minutes 10")
 	@$(BIN)/python -m tests.faults.long $(ARGS)
 
-up: $(READY) ## Start a Postgres to develop with, and say what to type next; data in ./var/services
+up: $(READY) ## Start a Postgres and a Redis to develop with, and say what to type next; theirs is in ./var/services
 	@$(BIN)/python -m tests.support.services up $(ARGS)
 
-down: $(READY) ## Stop what `make up` started; its data stay
+down: $(READY) ## Stop what `make up` started; the Postgres keeps its data, the Redis was but a cache
 	@$(BIN)/python -m tests.support.services down $(ARGS)
 
 demo: $(READY) ## The cognitive manager of examples/ against a server of its own; on Postgres if SFM_POSTGRES_URL is set

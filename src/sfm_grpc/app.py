@@ -15,10 +15,13 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from sfm_grpc import memory, stores
+from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.examiner import Examiner
+from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.leased import Leases
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
@@ -34,15 +37,14 @@ from sfm_grpc.rpc import server as rpc_server
 from sfm_grpc.rpc.grpc_health import ProbeServicer
 from sfm_grpc.rpc.health import HealthServicer, ServerFacts
 from sfm_grpc.rpc.interceptors import CallGuard, CallRules
+from sfm_grpc.rpc.load import Load, LoadRules
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
+from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage.contract import Retention, Store
+from sfm_grpc.storage.contract import Reading, Retention, Store
 from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
-
-# How often the loop is asked how late it is.
-_LAG_S = 0.25
 
 
 class App:
@@ -57,23 +59,34 @@ class App:
         # Admission is CPU: more threads than cores would only take turns.
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="admission")
         self.store: Store = stores.build(s, self.metrics.store)
-        cache = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
+        snapshots = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
+        self.cache = stores.build_cache(s, self.store, self.metrics.cache)
+        self.fences = self._fences()
+        self.leases = Leases(self.cache, snapshots, self.fences, self.metrics.cache) if self.cache and self.fences else None
         self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
-        self.reads = Reads(self.store, cache, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt)
+        self.reads = Reads(
+            self.store, snapshots, self.leases, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt
+        )
         self.presence = Presence(self.store, self.rho_health.load)
-        self.truth = Truth(self.presence, self.rho_health, self.reads, self._windows, s.latency_bound_ms / 1000)
+        cached = self.leases.component if self.leases else None
+        self.truth = Truth(
+            self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, cache=cached
+        )
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
-        self._housekeeping = Housekeeping(self.store, cache, retention, self.metrics, self.rho_health.is_whole)
+        self._housekeeping = Housekeeping(self.store, snapshots, retention, self.metrics, self.rho_health.is_whole)
+        behind = self.store if stores.is_cached(self.store) else None
+        self.caches = Caches(behind, self.fences, self.cache, page_size_max=s.page_size_max)
         self.watches = Watches(
             self.store,
-            cache.numbers,
+            snapshots.numbers,
             self.metrics,
             on_corrupt=self.rho_health.found_corrupt,
             keys_max=s.keys_per_namespace_max,
             streams_max=s.watch_streams_max,
             poll_s=s.watch_poll_ms / 1000,
+            fence=self._fence_watched,
         )
-        self.commits = CommitPath(self.store)
+        self.commits = CommitPath(self.store, self.fences)
         for listener in (
             self.reads.committed,
             self.rho_health.committed,
@@ -86,10 +99,22 @@ class App:
         rules = _rho_rules(s)
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
-        self._guard = CallGuard(_call_rules(s), self.metrics, self._named_windows(), rpc_server.PACKAGE)
+        self._load = Load(_load_rules(s), self.metrics)
+        self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
         self._background: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
+
+    def _fences(self) -> Fences | None:
+        """Wherever a cache may stand before the store, if only another process's."""
+        if not stores.is_cached(self.store):
+            return None
+        return Fences(self.store, self.cache, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
+
+    async def _fence_watched(self, scope: Scope, reading: Reading) -> None:
+        """Before a watch tells of a version, as before a commit is answered."""
+        if self.fences is not None:
+            await self.fences.tell(scope, reading.version.version, reading.seen)
 
     def _named_windows(self) -> dict[str, LatencyWindow]:
         return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}
@@ -118,7 +143,13 @@ class App:
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.presence.end)
+        for part in (self.fences, self.leases, self.cache):
+            if part is not None:
+                self._stack.push_async_callback(part.close)
         await self.presence.begin()
+        if self.cache is not None:
+            await self.cache.probe()
+            self.cache.start()
         self.rho_health.on_change(lambda ok: self._spawn(self._probe.set_rho(ok)))
         await self._open_grpc()
         await self._open_http()
@@ -128,7 +159,7 @@ class App:
         self._spawn(self._housekeeping.run())
         self._spawn(self.watches.run())
         self._spawn(self.presence.run(self._tell_ready))
-        self._spawn(self._watch_loop())
+        self._spawn(self._load.watch(self._received))
         await self._probe.set_rho(self.rho_health.ok)
         await self._probe.set_started()
         await self._tell_ready(await self.presence.look())
@@ -140,6 +171,7 @@ class App:
                 self.rho,
                 self.reads,
                 self.watches,
+                self.caches,
                 self.metrics,
                 deadline=self._guard.deadline,
                 fields_bytes_max=self.settings.fields_bytes_max,
@@ -147,6 +179,7 @@ class App:
             "Health": HealthServicer(self.truth.report, facts),
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
+        self._received = received_by_newest_server()
         self.address = rpc_server.bind(self._server, self.settings)
         await self._server.start()
         self._stack.push_async_callback(self._server.stop, self.settings.drain_s)
@@ -167,7 +200,8 @@ class App:
         await asyncio.sleep(self.settings.drain_notice_s)
         # In this order: a server that is stopping tells callers who come now CANCELLED, which nobody retries.
         end = time.monotonic() + self.settings.drain_s
-        await self._guard.drain(self.settings.drain_s)
+        self._guard.end_streams()
+        await self._load.drain(self.settings.drain_s)
         await self._server.stop(max(0.0, end - time.monotonic()))
 
     # ---- background
@@ -187,13 +221,6 @@ class App:
     async def _tell_ready(self, _store_ok: bool) -> None:
         self.metrics.ready.set(self.truth.ready)
         await self._probe.set_ready(self.truth.ready)
-
-    async def _watch_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            asked = loop.time()
-            await asyncio.sleep(_LAG_S)
-            self.metrics.loop_lag.set(max(0.0, loop.time() - asked - _LAG_S))
 
     # ---- metrics
 
@@ -225,10 +252,17 @@ def _call_rules(s: Settings) -> CallRules:
     return CallRules(
         deadline_default_s=s.deadline_default_ms / 1000,
         deadline_max_s=s.deadline_max_ms / 1000,
-        calls_max=s.concurrent_rpcs_max,
-        bytes_max=s.inflight_bytes_max,
         message_bytes_max=s.message_bytes_max,
         slow_s=s.slow_call_ms / 1000,
+    )
+
+
+def _load_rules(s: Settings) -> LoadRules:
+    return LoadRules(
+        calls_max=s.concurrent_rpcs_max,
+        request_bytes_max=s.inflight_bytes_max,
+        answer_bytes_max=s.inflight_answer_bytes_max,
+        wait_max_s=s.shed_wait_ms / 1000,
     )
 
 

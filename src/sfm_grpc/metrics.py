@@ -17,6 +17,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from sfm_grpc.errors import Overloaded, SfmError
+
 # Seconds. The latency guard's bound, 60 ms, is an edge.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BYTES = tuple(float(1 << p) for p in range(12, 28, 2))
@@ -43,8 +45,14 @@ class Metrics:
         r.register(self._calls)
         self.calls_in_flight = Gauge("sfm_calls_in_flight", "Calls being worked on", registry=r)
         self.bytes_in_flight = Gauge("sfm_request_bytes_in_flight", "Bytes of requests being worked on", registry=r)
+        self.answer_bytes_in_flight = Gauge(
+            "sfm_answer_bytes_in_flight", "Bytes of large answers that the network has not taken yet", registry=r
+        )
+        self.call_wait = Gauge("sfm_call_wait_seconds", "How long the oldest call has waited for its turn", registry=r)
+        self.shedding = Gauge("sfm_shedding", "1 while calls are refused because others wait too long", registry=r)
 
         self.errors = Counter("sfm_errors", "Calls that failed, by reason", ("reason",), registry=r)
+        self.shed = Counter("sfm_calls_shed", "Calls refused because of the load, by limit", ("limit",), registry=r)
         self.read_source = Counter("sfm_rho_reads", "Reads of ρ, by where the answer came from", ("source",), registry=r)
         self.commit_bytes = Histogram("sfm_rho_commit_bytes", "Bytes of numbers in one commit", buckets=_BYTES, registry=r)
         self.commits = Counter("sfm_rho_commits", "Versions made", registry=r)
@@ -63,10 +71,17 @@ class Metrics:
         self.loop_lag = Gauge("sfm_event_loop_lag_seconds", "How late the event loop's last tick was", registry=r)
         self.ready = Gauge("sfm_ready", "1 while the server is ready", registry=r)
         self.store = StoreMetrics(r)
+        self.cache = CacheMetrics(r)
 
     def call(self, service: str, method: str) -> CallMetrics:
         """The metrics of one method."""
         return self._calls.of(service, method)
+
+    def failed(self, error: SfmError) -> None:
+        """Counts a call that ended in `error`."""
+        self.errors.labels(error.reason).inc()
+        if isinstance(error, Overloaded):
+            self.shed.labels(error.limit).inc()
 
 
 class StoreMetrics:
@@ -81,6 +96,27 @@ class StoreMetrics:
             "sfm_store_wait_seconds", "Time until a call had a connection to the store", buckets=_SECONDS, registry=r
         )
         self.exhausted = Counter("sfm_store_exhausted", "Calls refused because every connection was in use", registry=r)
+
+
+class CacheMetrics:
+    """The cache before the store: leases in Redis; all 0 where there is none."""
+
+    def __init__(self, r: CollectorRegistry) -> None:
+        self.open = Gauge("sfm_cache_breaker_open", "1 while the cache is not asked, because it did not answer", registry=r)
+        self.checks = Counter("sfm_cache_checks", "Checks of which version is live, by what they found", ("found",), registry=r)
+        self.failures = Counter("sfm_cache_failures", "Calls to the cache that failed or took too long", ("call",), registry=r)
+        self.refused = Counter("sfm_cache_fills_refused", "Fills that the cache refused, by reason", ("reason",), registry=r)
+        self.fence_seconds = Histogram(
+            "sfm_cache_fence_seconds", "Time until a version could be told after its commit", buckets=_SECONDS, registry=r
+        )
+        self.drains = Counter(
+            "sfm_cache_drains", "Namespaces whose cache was turned off until its last lease ran out", registry=r
+        )
+        self.draining = Gauge("sfm_cache_draining_namespaces", "Namespaces being drained by this process", registry=r)
+        self.registrations = Counter("sfm_cache_registrations", "Namespaces whose cache was turned on", registry=r)
+        self.strange = Gauge(
+            "sfm_cache_strange_namespaces", "Namespaces lately read here whose registered cache is not this one", registry=r
+        )
 
 
 class CallMetrics:

@@ -246,6 +246,32 @@ class Transaction:
     validate_only: bool = False
 
 
+class CacheState(enum.IntEnum):
+    """Whether a cache may serve a namespace; the values are in the database."""
+
+    DRAINED = 0
+    """No lease of it stands anywhere: what is committed may be told at once."""
+    ON = 1
+    """The registered cache may be filled: what is committed is fenced there before it is told."""
+    OFF = 2
+    """It may not be filled any more, and its last leases are running out."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSeen:
+    """What a head's row said of its cache, in the same look as its version."""
+
+    version: int
+    """The newest version at that look."""
+    state: CacheState
+    name: str
+    """The registered cache: the one that may be filled while the state is ON."""
+    epoch: int
+    """Rises each time it is turned on."""
+    held: bool
+    """A person turned it off: only a person turns it on again."""
+
+
 @dataclass(frozen=True, slots=True)
 class CommitResult:
     """What a transaction did, or would have done."""
@@ -257,3 +283,5 @@ class CommitResult:
     receipt: bytes
     """The transaction's own, or of a replay the first one's."""
     replayed: bool
+    seen: CacheSeen | None = None
+    """What the head's row said of its cache when this transaction locked it, or looked; None where no cache can stand between."""

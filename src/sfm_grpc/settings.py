@@ -80,6 +80,21 @@ class Settings(BaseSettings):
     postgres_lock_timeout_ms: int = Field(
         5_000, ge=10, description="How long a commit waits for another of the same namespace: then UNAVAILABLE."
     )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis or Valkey before Postgres, `redis://user:password@host:6379/0` (`rediss://` TLS, `redis+cluster://`, "
+        "`redis+sentinel://host:26379,host:26379/service`); unset: reads ask Postgres.",
+    )
+    redis_prefix: str = Field("sfm", min_length=1, max_length=64, description="What every key in Redis begins with.")
+    redis_settle_s: float = Field(
+        5,
+        ge=0,
+        description="How long Redis must have answered before it is used for a namespace; longer where it comes and goes.",
+    )
+    redis_content_timeout_ms: int = Field(2_000, ge=1, description="How long moving numbers to or from Redis may take.")
+    fence_timeout_ms: int = Field(
+        500, ge=1, description="How long a commit tries to fence what it tells in Redis before it has the cache drained."
+    )
     rho_history_versions: int = Field(
         100, ge=1, description="Versions kept for each namespace; the head and LAST_VALID always stay."
     )
@@ -103,12 +118,12 @@ class Settings(BaseSettings):
     )
     rho_cache_bytes_max: int = Field(256 * MIB, ge=0, description="Memory for matrices that are ready to be read.")
     rho_cache_ttl: float = Field(
-        3_600, gt=0, description="Seconds after which an unread matrix leaves memory: hygiene, never correctness."
+        3_600, gt=0, description="Seconds after which an unread matrix leaves memory, and Redis: hygiene, never correctness."
     )
     rho_read_timeout_ms: float = Field(
         20,
         gt=0,
-        description="How long a read waits for a cache outside this process; the embedded one answers at once, without waiting.",
+        description="How long a read waits for Redis before it asks Postgres; the embedded store answers at once.",
     )
     rho_verify_interval_s: float = Field(30, gt=0, description="Pause between background re-verifications of all stored heads.")
     watch_poll_ms: int = Field(
@@ -119,7 +134,15 @@ class Settings(BaseSettings):
     # ---- limits, published by GetServerInfo
     message_bytes_max: int = Field(64 * MIB, ge=64 * 1024, le=1024 * MIB, description="Bytes of one message, both ways.")
     inflight_bytes_max: int = Field(512 * MIB, ge=64 * 1024, description="Bytes of requests being worked on at once.")
+    inflight_answer_bytes_max: int = Field(
+        512 * MIB,
+        ge=64 * 1024,
+        description="Bytes of answers that callers have not taken yet, at once; those below 64 KiB are not counted.",
+    )
     concurrent_rpcs_max: int = Field(256, ge=1, description="Calls being worked on at once; health checks are not counted.")
+    shed_wait_ms: int = Field(
+        30, ge=1, description="While calls wait longer than this for their turn, others are refused; health checks never are."
+    )
     fields_bytes_max: int = Field(256 * 1024, ge=16 * 1024, le=16 * MIB, description="Bytes of one request besides its numbers.")
     slow_admissions_max: int = Field(
         4,
@@ -166,7 +189,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("postgres_url")
+    @field_validator("postgres_url", "redis_url")
     @classmethod
     def _none(cls, value: SecretStr | None) -> SecretStr | None:
         """Empty is unset: libpq would take it for a server of its own choice."""
@@ -185,6 +208,8 @@ class Settings(BaseSettings):
             raise ValueError("SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE go together")
         if self.tls_client_ca_file and not self.tls_cert_file:
             raise ValueError("SFM_TLS_CLIENT_CA_FILE needs SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE")
+        if self.redis_url and not self.postgres_url:
+            raise ValueError("SFM_REDIS_URL needs SFM_POSTGRES_URL: the embedded store answers as fast from its own memory")
         if self.postgres_pool_min > self.postgres_pool_max:
             raise ValueError("SFM_POSTGRES_POOL_MIN is over SFM_POSTGRES_POOL_MAX")
         if self.deadline_default_ms > self.deadline_max_ms:
@@ -215,7 +240,9 @@ class Settings(BaseSettings):
         names = (
             "message_bytes_max",
             "inflight_bytes_max",
+            "inflight_answer_bytes_max",
             "concurrent_rpcs_max",
+            "shed_wait_ms",
             "fields_bytes_max",
             "slow_admissions_max",
             "dimension_max",

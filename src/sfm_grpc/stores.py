@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
-from sfm_grpc.metrics import StoreMetrics
+from sfm_grpc.errors import StoreRefused
+from sfm_grpc.metrics import CacheMetrics, StoreMetrics
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage.contract import Store
+from sfm_grpc.storage.contract import CachedStore, Store
 from sfm_grpc.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from sfm_grpc.storage.postgres import PostgresOptions
     from sfm_grpc.storage.postgres.migrate import Migration, State
+    from sfm_grpc.storage.redis import RedisCache
 
 
 def build(settings: Settings, metrics: StoreMetrics) -> Store:
@@ -23,6 +25,32 @@ def build(settings: Settings, metrics: StoreMetrics) -> Store:
     from sfm_grpc.storage.postgres import PostgresStore
 
     return PostgresStore(postgres_options(settings), metrics, keys_per_namespace_max=settings.keys_per_namespace_max)
+
+
+def build_cache(settings: Settings, store: Store, metrics: CacheMetrics) -> RedisCache | None:
+    """The cache before the store, not yet started; None: none is configured. Raises StoreRefused for an address that is none."""
+    if settings.redis_url is None or not is_cached(store):
+        return None
+    from sfm_grpc.storage.redis import RedisCache, RedisOptions, connection
+
+    url = settings.redis_url.get_secret_value()
+    if problem := connection.problem(url):
+        raise StoreRefused(problem=f"SFM_REDIS_URL is not an address: {problem}")
+    options = RedisOptions(
+        url=url,
+        prefix=settings.redis_prefix,
+        node=settings.node,
+        timeout_s=settings.rho_read_timeout_ms / 1000,
+        content_timeout_s=settings.redis_content_timeout_ms / 1000,
+        content_ttl_s=settings.rho_cache_ttl,
+        settle_s=settings.redis_settle_s,
+    )
+    return RedisCache(options, lambda: store.identity, metrics)
+
+
+def is_cached(store: Store) -> TypeGuard[CachedStore]:
+    """Whether a cache may stand before it."""
+    return hasattr(store, "identity")
 
 
 def postgres_options(settings: Settings) -> PostgresOptions:

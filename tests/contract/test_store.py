@@ -348,7 +348,7 @@ async def test_it_says_what_it_is_while_it_works(store: Store, settings: Setting
     with engine.unplugged(settings), pytest.raises(StoreUnavailable):
         await store.check()
     assert await store.check()
-    assert store.name == engine.name
+    assert store.name == engine.store
 
 
 async def test_everything_is_unavailable_when_the_store_is(store: Store, settings: Settings, engine: Engine) -> None:

@@ -204,7 +204,7 @@ async def test_streams_that_are_in_step_share_one_reading(driver: Driver, monkey
     assert all(one == told[0] for one in told)
     assert [t.version for t in told[0]] == list(range(1, 11))
     assert len(reads) < 100, "40 streams of 10 versions"
-    assert driver.app.watches._followed == {}
+    await until(lambda: driver.app.watches._followed == {})
 
 
 # ---- bookmarks ---------------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ async def test_what_an_earlier_attempt_left_unknown_is_unknown_still(
         assert await unknown(retrying.rho.CommitRho(commit)) == "true"
         assert await unknown(retrying.rho.RestoreRho(restore)) == "true"
         assert await unknown(retrying.rho.GetRho(read)) == "false"
-        await server.app._guard.drain(0.0)
+        await server.app._load.drain(0.0)
         assert await unknown(retrying.rho.CommitRho(commit)) == "true"
         for call in (server.rho.CommitRho(commit), retrying.rho.GetRho(read)):
             assert (await refused(call)).reason == "DRAINING"

@@ -371,7 +371,7 @@ def test_a_wheel_where_the_account_may_not_enter_is_copied(tmp_path: Path, monke
 
 
 def services(order: str, directory: Path, code: int = 0) -> str:
-    command = [sys.executable, "-m", "tests.support.services", order, "--dir", str(directory)]
+    command = [sys.executable, "-m", "tests.support.services", order, "--only", "postgres", "--dir", str(directory)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == code, ran.stdout + ran.stderr
     return ran.stdout + ran.stderr

@@ -18,7 +18,7 @@ from sfm_grpc.client import AsyncClient, Client, Snapshot
 from sfm_grpc.errors import Draining, InternalError, SfmError, VersionCompacted, VersionConflict
 from sfm_grpc.model import Kind
 from sfm_grpc.settings import Settings
-from tests.conftest import Spawn
+from tests.conftest import Serve, Spawn
 from tests.support.drivers import Put
 from tests.support.matrices import density
 from tests.support.messages import commit_of, seed
@@ -77,6 +77,59 @@ async def test_two_servers_tell_what_both_commit_in_order_without_a_gap(spawn: S
     for seen in told:
         assert [t.version for t in seen] == list(range(1, total + 1))
         assert {t.version: t.matrices["rho"].numbers for t in seen} == won
+
+
+async def test_no_read_of_any_server_is_older_than_what_a_watch_has_told(spawn: Spawn, settings: Settings) -> None:
+    """Also of a version whose own commit has not been answered yet."""
+    one, two = await asyncio.gather(*(spawn().start(**store_of(settings), **KEPT, watch_poll_ms=1) for _ in range(2)))
+    total = 80
+    async with connected(one) as a, connected(two) as b:
+
+        async def writer() -> None:
+            for version in range(total):
+                await commit_at(rho_stub(a), version, Put("rho", density(seed=version)))
+
+        async def reader(watched: grpc.aio.Channel, read: grpc.aio.Channel) -> None:
+            async with watch_channel(watched, after_version=0, numbers=False) as watcher:
+                for version in range(1, total + 1):
+                    assert await watcher.numbers(1) == [version]
+                    found = await rho_stub(read).GetRho(rho_store_pb2.GetRhoRequest(namespace="n"))
+                    assert found.version >= version
+
+        await asyncio.gather(writer(), reader(a, b), reader(b, a), reader(b, b))
+
+
+@pytest.mark.engines("leased")
+async def test_a_version_is_fenced_before_it_is_told(settings: Settings, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is durable, its own server has not come to fence it, and the lease of the version before still stands."""
+    one, two = await serve(settings), await serve(settings)
+    newest = rho_store_pb2.GetRhoRequest(namespace="n")
+
+    async def leased() -> bool:
+        return (await one.rho.GetRho(newest)).source == rho_store_pb2.SOURCE_CACHE
+
+    await one.rho.CommitRho(commit_of(Put("rho", density(seed=1))))
+    await until(leased)
+    fences, go_on = one.app.fences, asyncio.Event()
+    assert fences is not None
+    tell = fences.tell
+
+    async def later(*args: Any, **kwargs: Any) -> None:
+        await go_on.wait()
+        await tell(*args, **kwargs)
+
+    monkeypatch.setattr(fences, "tell", later)
+    async with watch_channel(two.channel, after_version=1) as watcher:
+        committing = asyncio.ensure_future(one.rho.CommitRho(commit_of(Put("rho", density(seed=2)), expected=1)))
+        telling = asyncio.create_task(watcher.numbers(1))
+        while not telling.done():
+            await one.rho.GetRho(newest)  # reads go on meanwhile, and fill
+            await asyncio.sleep(0.005)
+        assert await telling == [2]
+        assert (await one.rho.GetRho(newest)).version == 2
+        assert not committing.done()
+        go_on.set()
+        assert (await committing).version == 2
 
 
 async def test_what_another_server_commits_is_told_soon(spawn: Spawn, settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.servers import Server
@@ -13,7 +14,13 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 async def samples(server: Server) -> Samples:
     """Every sample of /metrics, by name and labels."""
-    response = await server.http("/metrics")
+    return await samples_at(server.app.http_address)
+
+
+async def samples_at(http_address: str) -> Samples:
+    """The same of a server that is known by its HTTP address."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        response = await client.get(f"http://{http_address}/metrics")
     assert response.status_code == 200
     families = text_string_to_metric_families(response.text)
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}

@@ -16,7 +16,7 @@ import grpc
 from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 
 from tests.support import runner
-from tests.support.servers import CHANNEL_OPTIONS
+from tests.support.servers import CHANNEL_OPTIONS, UNHURRIED
 
 _WAIT_S = 60
 _FORKS = multiprocessing.get_context("forkserver")
@@ -47,7 +47,7 @@ class ServerProcess:
 
         `file_bytes_max` is the operating system's bound on the size of its files.
         """
-        await asyncio.to_thread(self._start, {"listen": "127.0.0.1:0", "http_listen": "", **settings}, file_bytes_max)
+        await asyncio.to_thread(self._start, {**UNHURRIED, **settings}, file_bytes_max)
         return self
 
     def _start(self, told: dict[str, object], file_bytes_max: int | None) -> None:

@@ -19,7 +19,11 @@ from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 from sfm_grpc.app import App
 from sfm_grpc.settings import Settings, load
 
+_URLS = {"postgres_url", "redis_url"}
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+# On free ports, and without shedding: on a machine that does other things, everybody waits now and then.
+UNHURRIED = {"listen": "127.0.0.1:0", "http_listen": "", "shed_wait_ms": 60_000}
 
 
 def settings_for(**overrides: object) -> Settings:
@@ -27,21 +31,21 @@ def settings_for(**overrides: object) -> Settings:
     elsewhere: dict[str, object] = {}
     if "data_dir" in overrides:
         elsewhere["data_dir"] = Path(str(overrides.pop("data_dir")))
-    if "postgres_url" in overrides:
-        elsewhere["postgres_url"] = SecretStr(str(overrides.pop("postgres_url")))
+    for name in _URLS & overrides.keys():
+        elsewhere[name] = SecretStr(str(overrides.pop(name)))
     return _loaded(tuple(sorted(overrides.items()))).model_copy(update=elsewhere)
 
 
 def store_of(settings: Settings) -> dict[str, object]:
     """Where the store is, for another server on the same one."""
-    url = settings.postgres_url
-    return {"data_dir": settings.data_dir} | ({"postgres_url": url.get_secret_value()} if url else {})
+    urls = {name: url.get_secret_value() for name in sorted(_URLS) if (url := getattr(settings, name))}
+    return {"data_dir": settings.data_dir} | urls
 
 
 @functools.cache
 def _loaded(overrides: tuple[tuple[str, object], ...]) -> Settings:
     """Loading is a third of a small test's time, and most tests differ in nothing but where the store is."""
-    return load({"listen": "127.0.0.1:0", "http_listen": "", **dict(overrides)})
+    return load({**UNHURRIED, **dict(overrides)})
 
 
 @dataclass

@@ -94,6 +94,34 @@ SOURCE_CANONICAL: Source.ValueType  # 2
 """The canonical store."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
+class _CacheState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_STATE_UNSPECIFIED: _CacheState.ValueType  # 0
+    """Never answered."""
+    CACHE_STATE_DRAINED: _CacheState.ValueType  # 1
+    """It does not, and no lease of it stands anywhere: reads ask the canonical store."""
+    CACHE_STATE_ON: _CacheState.ValueType  # 2
+    """The registered cache may."""
+    CACHE_STATE_OFF: _CacheState.ValueType  # 3
+    """It may not be filled any more, and its last leases are running out: DRAINED a little more than a second later."""
+
+class CacheState(_CacheState, metaclass=_CacheStateEnumTypeWrapper):
+    """Whether a cache may serve a namespace."""
+
+CACHE_STATE_UNSPECIFIED: CacheState.ValueType  # 0
+"""Never answered."""
+CACHE_STATE_DRAINED: CacheState.ValueType  # 1
+"""It does not, and no lease of it stands anywhere: reads ask the canonical store."""
+CACHE_STATE_ON: CacheState.ValueType  # 2
+"""The registered cache may."""
+CACHE_STATE_OFF: CacheState.ValueType  # 3
+"""It may not be filled any more, and its last leases are running out: DRAINED a little more than a second later."""
+Global___CacheState: _TypeAlias = CacheState  # noqa: Y015
+
 @_typing.final
 class DeleteMatrix(_message.Message):
     """The key goes away. Deleting an absent key changes nothing; the key's kind stays fixed."""
@@ -947,3 +975,167 @@ class WatchRhoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRhoResponse: _TypeAlias = WatchRhoResponse  # noqa: Y015
+
+@_typing.final
+class NamespaceCache(_message.Message):
+    """The cache of one namespace, as the canonical store has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    version: _builtins.int
+    """Its newest version."""
+    state: Global___CacheState.ValueType
+    """Whether a cache may serve it."""
+    registered: _builtins.str
+    """The cache that was registered last: the run id of a Redis process, and the deployment's place in it. Empty: none ever was."""
+    epoch: _builtins.int
+    """How often it was turned on."""
+    held: _builtins.bool
+    """SetRhoCache turned it off: it stays so until SetRhoCache lets it be used again."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        version: _builtins.int = ...,
+        state: Global___CacheState.ValueType = ...,
+        registered: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "held", b"held", "namespace", b"namespace", "registered", b"registered", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamespaceCache: _TypeAlias = NamespaceCache  # noqa: Y015
+
+@_typing.final
+class GetRhoCacheRequest(_message.Message):
+    """Request of GetRhoCache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """One namespace; empty: all of the tenant's, page by page."""
+    page_size: _builtins.int
+    """At most this many, 1 to the published limit; 0: 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, unchanged; empty for the first."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRhoCacheRequest: _TypeAlias = GetRhoCacheRequest  # noqa: Y015
+
+@_typing.final
+class GetRhoCacheResponse(_message.Message):
+    """Response of GetRhoCache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURED_FIELD_NUMBER: _builtins.int
+    OK_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    configured: _builtins.bool
+    """This server has a cache before its store."""
+    ok: _builtins.bool
+    """It answers; true where none is configured."""
+    detail: _builtins.str
+    """Which it is, and what is wrong with it."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamespaceCache]:
+        """By name; none where the store is embedded."""
+
+    def __init__(
+        self,
+        *,
+        configured: _builtins.bool = ...,
+        ok: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        namespaces: _abc.Iterable[Global___NamespaceCache] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured", b"configured", "detail", b"detail", "namespaces", b"namespaces", "next_page_token", b"next_page_token", "ok", b"ok"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRhoCacheResponse: _TypeAlias = GetRhoCacheResponse  # noqa: Y015
+
+@_typing.final
+class SetRhoCacheRequest(_message.Message):
+    """Request of SetRhoCache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """One namespace; or empty, with `all`."""
+    all: _builtins.bool
+    """All namespaces of the tenant."""
+    enabled: _builtins.bool
+    """False: it is turned off and drained, and stays so. True: it is used again as soon as someone reads or commits."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        all: _builtins.bool = ...,
+        enabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "enabled", b"enabled", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRhoCacheRequest: _TypeAlias = SetRhoCacheRequest  # noqa: Y015
+
+@_typing.final
+class SetRhoCacheResponse(_message.Message):
+    """Response of SetRhoCache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    namespaces: _builtins.int
+    """How many namespaces there are, changed or not. When it comes, no lease of one that was turned off stands any more."""
+    def __init__(
+        self,
+        *,
+        namespaces: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRhoCacheResponse: _TypeAlias = SetRhoCacheResponse  # noqa: Y015

@@ -62,6 +62,16 @@ class RhoStoreStub(object):
                 request_serializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoRequest.SerializeToString,
                 response_deserializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoResponse.FromString,
                 _registered_method=True)
+        self.GetRhoCache = channel.unary_unary(
+                '/sfm.v1.RhoStore/GetRhoCache',
+                request_serializer=sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheResponse.FromString,
+                _registered_method=True)
+        self.SetRhoCache = channel.unary_unary(
+                '/sfm.v1.RhoStore/SetRhoCache',
+                request_serializer=sfm_dot_v1_dot_rho__store__pb2.SetRhoCacheRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_rho__store__pb2.SetRhoCacheResponse.FromString,
+                _registered_method=True)
 
 
 class RhoStoreServicer(object):
@@ -110,6 +120,20 @@ class RhoStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRhoCache(self, request, context):
+        """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRhoCache(self, request, context):
+        """Turns the cache of namespaces off, until it is turned on again, or lets it be used again. Reads stay right either way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RhoStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +161,16 @@ def add_RhoStoreServicer_to_server(servicer, server):
                     servicer.WatchRho,
                     request_deserializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoRequest.FromString,
                     response_serializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoResponse.SerializeToString,
+            ),
+            'GetRhoCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRhoCache,
+                    request_deserializer=sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheResponse.SerializeToString,
+            ),
+            'SetRhoCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRhoCache,
+                    request_deserializer=sfm_dot_v1_dot_rho__store__pb2.SetRhoCacheRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_rho__store__pb2.SetRhoCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,6 +311,60 @@ class RhoStore(object):
             '/sfm.v1.RhoStore/WatchRho',
             sfm_dot_v1_dot_rho__store__pb2.WatchRhoRequest.SerializeToString,
             sfm_dot_v1_dot_rho__store__pb2.WatchRhoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRhoCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.RhoStore/GetRhoCache',
+            sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheRequest.SerializeToString,
+            sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRhoCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.RhoStore/SetRhoCache',
+            sfm_dot_v1_dot_rho__store__pb2.SetRhoCacheRequest.SerializeToString,
+            sfm_dot_v1_dot_rho__store__pb2.SetRhoCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

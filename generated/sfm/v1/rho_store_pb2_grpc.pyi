@@ -52,6 +52,10 @@ class RhoStoreStub:
     DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
     was emitted (a backup was restored).
     """
+    GetRhoCache: _grpc.UnaryUnaryMultiCallable[_rho_store_pb2.GetRhoCacheRequest, _rho_store_pb2.GetRhoCacheResponse]
+    """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is."""
+    SetRhoCache: _grpc.UnaryUnaryMultiCallable[_rho_store_pb2.SetRhoCacheRequest, _rho_store_pb2.SetRhoCacheResponse]
+    """Turns the cache of namespaces off, until it is turned on again, or lets it be used again. Reads stay right either way."""
 
 @_typing.type_check_only
 class RhoStoreAsyncStub(RhoStoreStub):
@@ -77,6 +81,10 @@ class RhoStoreAsyncStub(RhoStoreStub):
     DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
     was emitted (a backup was restored).
     """
+    GetRhoCache: _aio.UnaryUnaryMultiCallable[_rho_store_pb2.GetRhoCacheRequest, _rho_store_pb2.GetRhoCacheResponse]  # type: ignore[assignment]
+    """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is."""
+    SetRhoCache: _aio.UnaryUnaryMultiCallable[_rho_store_pb2.SetRhoCacheRequest, _rho_store_pb2.SetRhoCacheResponse]  # type: ignore[assignment]
+    """Turns the cache of namespaces off, until it is turned on again, or lets it be used again. Reads stay right either way."""
 
 class RhoStoreServicer(metaclass=_abc_1.ABCMeta):
     """The versioned matrices of each namespace. A namespace holds named matrices (`rho`, `fd_sketch`, …) that move together:
@@ -129,5 +137,21 @@ class RhoStoreServicer(metaclass=_abc_1.ABCMeta):
         DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
         was emitted (a backup was restored).
         """
+
+    @_abc_1.abstractmethod
+    def GetRhoCache(
+        self,
+        request: _rho_store_pb2.GetRhoCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rho_store_pb2.GetRhoCacheResponse, _abc.Awaitable[_rho_store_pb2.GetRhoCacheResponse]]:
+        """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is."""
+
+    @_abc_1.abstractmethod
+    def SetRhoCache(
+        self,
+        request: _rho_store_pb2.SetRhoCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rho_store_pb2.SetRhoCacheResponse, _abc.Awaitable[_rho_store_pb2.SetRhoCacheResponse]]:
+        """Turns the cache of namespaces off, until it is turned on again, or lets it be used again. Reads stay right either way."""
 
 def add_RhoStoreServicer_to_server(servicer: RhoStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sfm_grpc.cli import exits, rho_files, rho_history, rho_watch, verify
+from sfm_grpc.cli import cache, exits, rho_files, rho_history, rho_watch, verify
 from sfm_grpc.cli.config import config
 from sfm_grpc.cli.help import epilog
 from sfm_grpc.cli.migrate import migrate
@@ -29,7 +29,9 @@ app = typer.Typer(
     epilog=epilog("Exit codes", *_EXITS),
 )
 rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
+app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -115,6 +117,10 @@ rho.command("verify", epilog=epilog("Examples", "sfm rho verify agent-7", "sfm r
 rho.command("export", epilog=epilog("Examples", "sfm rho export agent-7 -o agent-7.jsonl && sfm verify-export agent-7.jsonl"))(
     rho_files.export
 )
+
+caches.command("status", epilog=epilog("Examples", "sfm cache status", "sfm cache status agent-7 --json"))(cache.status)
+caches.command("off", epilog=epilog("Examples", "sfm cache off agent-7", "sfm cache off --all"))(cache.off)
+caches.command("on", epilog=epilog("Examples", "sfm cache on agent-7", "sfm cache on --all"))(cache.on)
 
 
 def run() -> int:

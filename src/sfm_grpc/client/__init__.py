@@ -10,6 +10,7 @@ Errors are the classes of `sfm_grpc.errors`; those that callers handle are here 
 
 from sfm_grpc.client import distances
 from sfm_grpc.client.aio import AsyncClient, AsyncNamespace, AsyncRho
+from sfm_grpc.client.caches import CachePage, NamespaceCache
 from sfm_grpc.client.channel import Tls
 from sfm_grpc.client.density import normalized
 from sfm_grpc.client.records import (
@@ -62,6 +63,7 @@ __all__ = [
     "AsyncNamespace",
     "AsyncRho",
     "AsyncWatch",
+    "CachePage",
     "Certificate",
     "Changes",
     "Client",
@@ -82,6 +84,7 @@ __all__ = [
     "LimitExceeded",
     "MatrixMalformed",
     "Namespace",
+    "NamespaceCache",
     "NotFound",
     "Overloaded",
     "Receipt",

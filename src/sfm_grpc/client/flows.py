@@ -13,6 +13,7 @@ from sfm.v1 import health_pb2, rho_store_pb2
 
 from sfm_grpc.client import convert
 from sfm_grpc.client.cache import Kept, Selection, checked_selection
+from sfm_grpc.client.caches import GET_RHO_CACHE, SET_RHO_CACHE
 from sfm_grpc.client.commits import (
     CommitOptions,
     Keys,
@@ -54,7 +55,7 @@ LIST_RHO_VERSIONS = "/sfm.v1.RhoStore/ListRhoVersions"
 RESTORE_RHO = "/sfm.v1.RhoStore/RestoreRho"
 GET_HEALTH = "/sfm.v1.Health/GetHealth"
 GET_SERVER_INFO = "/sfm.v1.Health/GetServerInfo"
-METHODS = (GET_RHO, COMMIT_RHO, LIST_RHO_VERSIONS, RESTORE_RHO, GET_HEALTH, GET_SERVER_INFO)
+METHODS = (GET_RHO, COMMIT_RHO, LIST_RHO_VERSIONS, RESTORE_RHO, GET_RHO_CACHE, SET_RHO_CACHE, GET_HEALTH, GET_SERVER_INFO)
 
 UPDATE_ATTEMPTS = 16
 # What a message may have besides its numbers and still be within the limit; the server's is the same.

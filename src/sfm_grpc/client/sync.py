@@ -9,6 +9,8 @@ from typing import Any, Self, Unpack
 
 import grpc
 
+from sfm_grpc.client import caches
+from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
 from sfm_grpc.client.errors import translated
@@ -135,6 +137,7 @@ class Client:
         may be kept of snapshots that were read or committed. Raises InvalidRequest for a tenant or name that is not ASCII.
         """
         self._driver = Driver(Endpoint(target, tenant, name or default_name(), timeout_s, tls, message_bytes_max, wait_for_ready))
+        self._timeout_s = timeout_s
         self._flows = Flows(timeout_s=timeout_s, message_bytes_max=message_bytes_max, cache_bytes_max=cache_bytes_max)
 
     def namespace(self, name: str) -> Namespace:
@@ -152,6 +155,23 @@ class Client:
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """What the server is and which limits it enforces."""
         return self._driver.run(self._flows.server_info(timeout_s))
+
+    def cache_page(
+        self, namespace: str = "", *, page_size: int = 0, page_token: str = "", timeout_s: float | None = None
+    ) -> CachePage:
+        """How the cache before the server's store is, and of which namespaces: one, or a page of all."""
+        flow = caches.page(namespace, page_size, page_token, self._timeout_s if timeout_s is None else timeout_s)
+        return self._driver.run(flow)
+
+    def switch_cache(self, namespace: str = "", *, every: bool = False, enabled: bool, timeout_s: float | None = None) -> int:
+        """Turns the cache of a namespace (of `every` one) off until it is turned on again; how many namespaces there are.
+
+        When it returns, no read is answered from a cache that was turned off.
+        """
+        flow = caches.switch(
+            namespace, every=every, enabled=enabled, timeout_s=self._timeout_s if timeout_s is None else timeout_s
+        )
+        return self._driver.run(flow)
 
     def close(self) -> None:
         """Ends the connection. What was read stays valid."""

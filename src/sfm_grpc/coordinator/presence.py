@@ -30,6 +30,8 @@ class Component:
     name: str
     ok: bool
     detail: str
+    needed: bool = True
+    """Whether the server is as it should be only with it."""
 
 
 class Presence:

@@ -7,18 +7,25 @@ store behind a network is also asked for a version by its number, and what it sh
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+from sfm_grpc.coordinator.leased import Leases
 from sfm_grpc.coordinator.names import check_keys, check_name
+from sfm_grpc.coordinator.shared import SharedQuestions
 from sfm_grpc.errors import NotFound, RhoCorrupt, StoreUnavailable, VersionCompacted, VersionNotReached
-from sfm_grpc.model import Buffer, Entry, Matrix, Scope, Transaction, Version
+from sfm_grpc.model import Buffer, CacheSeen, Entry, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Store
 from sfm_grpc.storage.in_process import Snapshot, SnapshotCache, is_same_commit
+from sfm_grpc.storage.leases import Live, Missed
 
 # An error travels in trailing metadata, of which most clients take 8 KiB; a byte of a name may take eight of them.
 _ABSENT_BYTES_TOLD = 640
+# A caller that accepts an older answer waits no longer than this for the store.
+_STALE_AFTER_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,11 @@ class Query:
     max_staleness_us: int | None = None
     known_version: int = 0
     numbers: bool = True
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """Whose numbers may have to be moved: () all, None none."""
+        return self.keys if self.numbers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +69,45 @@ class Answer:
         return self.snapshot.version
 
 
+_Look: TypeAlias = tuple[Scope, tuple[str, ...], bool]
+"""Whose newest version; which keys' numbers; whether any."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look at the store found."""
+
+    snapshot: Snapshot
+    seen: CacheSeen | None
+    known: bool
+    """It is what memory held."""
+
+
 class Reads:
     """Decides where an answer comes from."""
 
     def __init__(
-        self, store: Store, cache: SnapshotCache, *, keys_max: int, on_corrupt: Callable[[Scope, RhoCorrupt], None]
+        self,
+        store: Store,
+        cache: SnapshotCache,
+        leases: Leases | None = None,
+        *,
+        keys_max: int,
+        on_corrupt: Callable[[Scope, RhoCorrupt], None],
     ) -> None:
+        """`leases`: where a cache says which version is live."""
         self._store = store
         self._cache = cache
+        self._leases = leases
         self._keys_max = keys_max
         self._on_corrupt = on_corrupt
-        self.degraded = False
-        """The store did not say, or not at once, to the last read that asked, which version is the newest: a metric's value."""
+        self._looks: SharedQuestions[_Look, _Seen] = SharedQuestions(self._look)
+        self._store_degraded = False
+
+    @property
+    def degraded(self) -> bool:
+        """The fast path is not there: the cache does not answer, or the store did not to the last read that asked it."""
+        return self._store_degraded or (self._leases is not None and not self._leases.ok)
 
     async def get(self, query: Query) -> Answer:
         """Answers a query.
@@ -79,22 +118,65 @@ class Reads:
         self._check(query)
         if query.version is not None:
             return await self._exact(query, query.version)
-        degraded = False
-        if not query.canonical:
-            number = self._store.peek(query.scope)
-            degraded = number is None and self._store.peeks
-            self.degraded = degraded
-            live = self._live(query, number)
-            if live is not None:
-                return live
+        if query.canonical:
+            return await self._canonical(query, degraded=False)
+        return await (self._peeked(query) if self._leases is None else self._leased(query, self._leases))
+
+    async def _peeked(self, query: Query) -> Answer:
+        """CACHED, where the store itself says at once which version is the newest, or nobody does."""
+        number = self._store.peek(query.scope)
+        degraded = number is None and self._store.peeks
+        self._store_degraded = degraded
+        live = self._live(query, number)
+        if live is not None:
+            return live
         try:
             return await self._canonical(query, degraded=degraded)
         except StoreUnavailable:
-            self.degraded = True
-            stale = self._stale(query)
+            self._store_degraded = True
+            stale = self._stale(query, self._cache.get(query.scope))
             if stale is None:
                 raise
             return stale
+
+    async def _leased(self, query: Query, leases: Leases) -> Answer:
+        """CACHED, where a cache says which version is live; the store, where it does not."""
+        found = await leases.check(query.scope)
+        if isinstance(found, Live):
+            live = await self._of_live(query, found, leases)
+            if live is not None:
+                return live
+        missed = found if isinstance(found, Missed) else None
+        asking = self._canonical(query, degraded=found is None, missed=missed)
+        if query.max_staleness_us is None:
+            return await asking
+        return await self._or_stale(query, asyncio.ensure_future(asking), leases, missed)
+
+    async def _of_live(self, query: Query, found: Live, leases: Leases) -> Answer | None:
+        """The live version's answer; None where it is older than the caller knows of, or not at hand whole."""
+        if found.version < query.min_version:
+            return None
+        wanted = None if found.version == query.known_version else query.wanted
+        snapshot = await leases.snapshot(query.scope, found.manifest, wanted)
+        if snapshot is None:
+            return None
+        snapshot.as_of_us = max(snapshot.as_of_us, _now_us())
+        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=True)
+
+    async def _or_stale(self, query: Query, asking: asyncio.Future[Answer], leases: Leases, missed: Missed | None) -> Answer:
+        """What the store says; where it cannot, or not soon, what was true as lately as the caller wants it."""
+        done, _ = await asyncio.wait({asking}, timeout=_STALE_AFTER_S)
+        if done and not isinstance(asking.exception(), StoreUnavailable):
+            return asking.result()
+        stale = self._stale(query, self._cache.get(query.scope))
+        if stale is None and missed is not None and missed.version and query.max_staleness_us is not None:
+            since_us = _now_us() - int(missed.age_s * 1e6)
+            expired = await leases.snapshot(query.scope, missed.manifest, query.wanted)
+            stale = self._stale(query, replace(expired, as_of_us=since_us) if expired else None)
+        if stale is None:
+            return await asking
+        asking.cancel()
+        return stale
 
     def _check(self, query: Query) -> None:
         check_name(query.scope.namespace, "namespace")
@@ -114,7 +196,7 @@ class Reads:
             certificate = getattr(change, "certificate", None)
             if matrix is not None and certificate is not None:
                 at_hand[certificate.digest] = _own(matrix.numbers)
-        self._keep(scope, version, at_hand, _now_us(), time.monotonic())
+        self._cache.keep(scope, version, at_hand, as_of_us=_now_us(), asked_s=time.monotonic())
 
     async def matrices(self, scope: Scope, version: int, keys: Sequence[str]) -> Mapping[str, Matrix]:
         """Those of `keys` that `version` holds, to compare with what follows it; none where they cannot be read.
@@ -150,15 +232,24 @@ class Reads:
             return None
         return self._answer(query, snapshot, entries, cached=True)
 
-    async def _canonical(self, query: Query, *, degraded: bool) -> Answer:
-        kept = self._cache.get(query.scope)
+    async def _canonical(self, query: Query, *, degraded: bool, missed: Missed | None = None) -> Answer:
+        look = await self._looks.answer((query.scope, query.keys, query.numbers))
+        if missed is not None and self._leases is not None:
+            self._leases.looked(query.scope, missed, look.seen, look.snapshot)
+        cached = look.known and not query.canonical and not self._store.peeks
+        return self._answer(query, look.snapshot, self._chosen(query, look.snapshot.version), cached=cached, degraded=degraded)
+
+    async def _look(self, asked: _Look) -> _Seen:
+        """One look at the newest version, for all who wait for it."""
+        scope, keys, numbers = asked
+        kept = self._cache.get(scope)
         asked_us, asked_s = _now_us(), time.monotonic()
-        reading = await self._ask(query.scope, kept, number=None, keys=query.keys, numbers=query.numbers)
+        reading = await self._ask(scope, kept, number=None, keys=keys, numbers=numbers)
         # Asked for a version's number, the store said the one that memory holds: so memory answered.
         known = kept is not None and kept.version == reading.version and not reading.numbers
-        snapshot = self._keep(query.scope, reading.version, _together(kept, reading), asked_us, asked_s)
-        cached = known and not query.canonical and not self._store.peeks
-        return self._answer(query, snapshot, self._chosen(query, snapshot.version), cached=cached, degraded=degraded)
+        together = _together(kept, reading)
+        snapshot = self._cache.keep(scope, reading.version, together, as_of_us=asked_us, asked_s=asked_s)
+        return _Seen(snapshot, reading.seen, known)
 
     async def _exact(self, query: Query, number: int) -> Answer:
         """A version never changes within its history: if memory holds it, it is asked at most whether it still is that one."""
@@ -198,9 +289,8 @@ class Reads:
         if self._cache.get(scope) is dead:
             self._cache.drop(scope)
 
-    def _stale(self, query: Query) -> Answer | None:
-        """What the store said last, if the caller accepts an answer that old."""
-        kept = self._cache.get(query.scope)
+    def _stale(self, query: Query, kept: Snapshot | None) -> Answer | None:
+        """What was the newest once, if the caller accepts an answer that old."""
         if kept is None or query.max_staleness_us is None or _now_us() - kept.as_of_us > query.max_staleness_us:
             return None
         if kept.version.version < query.min_version or any(kept.version.entry(key) is None for key in query.keys):
@@ -227,13 +317,6 @@ class Reads:
         if absent:
             raise NotFound(what="key", namespace=query.scope.namespace, names=_told(absent), current=version.version)
         return tuple(e for e in version.entries if e.key in query.keys)
-
-    def _keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], as_of_us: int, asked_s: float) -> Snapshot:
-        """Keeps the numbers that `version` still holds, and drops the rest."""
-        held = {e.certificate.digest for e in version.entries}
-        snapshot = Snapshot(version, {digest: n for digest, n in at_hand.items() if digest in held}, as_of_us)
-        self._cache.put(scope, snapshot, asked_s=asked_s)
-        return snapshot
 
 
 def _told(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sfm_grpc.coordinator.health import RhoHealth, RhoReport, RhoState
@@ -45,16 +45,25 @@ class Report:
     @property
     def ok(self) -> bool:
         """Ready, every ρ is as it must be, and all that the report stands on works."""
-        return self.ready and self.rho.ok and all(c.ok for c in self.components)
+        return self.ready and self.rho.ok and all(c.ok for c in self.components if c.needed)
 
 
 class Truth:
     """Puts the report together. Nothing in it waits: the store's state is what the last check found."""
 
     def __init__(
-        self, store: Presence, rho: RhoHealth, reads: Reads, windows: dict[str, LatencyWindow], latency_bound_s: float
+        self,
+        store: Presence,
+        rho: RhoHealth,
+        reads: Reads,
+        windows: dict[str, LatencyWindow],
+        *,
+        latency_bound_s: float,
+        cache: Callable[[], Component] | None,
     ) -> None:
+        """`cache`: how the one before the store is, where there is one."""
         self._store = store
+        self._cache = cache
         self._rho = rho
         self._reads = reads
         self._windows = windows
@@ -76,7 +85,7 @@ class Truth:
             degraded=self._reads.degraded,
             rho=rho,
             shown=rho.worst if scope is None else [state] if state else [],
-            components=(self._store.component, self._verification()),
+            components=(self._store.component, self._verification(), *([self._cache()] if self._cache else [])),
             latencies=[self._latency(name, window) for name, window in self._windows.items()],
             start_time_us=self._start_time_us,
             verifications=self._rho.verifications,

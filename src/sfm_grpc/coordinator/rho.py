@@ -44,6 +44,7 @@ from sfm_grpc.model import (
     Transaction,
 )
 from sfm_grpc.storage.contract import Store, VersionPage
+from sfm_grpc.storage.leases import Planted
 
 PAGE_SIZE_DEFAULT = 50
 _LAST_VALID_PAGE = 20
@@ -144,7 +145,7 @@ class RhoCoordinator:
         """
         expected = self._checked(mutation)
         self._check_updates(updates)
-        await self._refuse_outdated("CommitRho", mutation, expected)
+        planted = await self._announce("CommitRho", mutation, expected)
         now_us = _now_us()
         previous = await self._reads.matrices(mutation.scope, expected, [u.key for u in updates if u.put])
         examined = await self._examined(mutation, updates, previous, now_us)
@@ -164,7 +165,7 @@ class RhoCoordinator:
             validate_only=mutation.validate_only,
         )
         try:
-            result = await self._commits.commit(transaction)
+            result = await self._commits.commit(transaction, planted)
         except KindChanged as error:
             error.field = next(f"{u.field}.put.kind" for u in updates if u.key == error.key)
             raise
@@ -173,14 +174,19 @@ class RhoCoordinator:
         told = receipts.from_bytes(result.receipt) if result.replayed else made
         return Committed(result.number, result.commit_time_us, told, result.replayed)
 
-    async def _refuse_outdated(self, method: str, mutation: Mutation, expected: int) -> None:
-        """Raises VersionConflict for a mutation that has already lost, before anything is examined, unless it is a retry."""
-        if self._store.peek(mutation.scope) in (expected, None):
-            return
+    async def _announce(self, method: str, mutation: Mutation, expected: int) -> Planted | None:
+        """Announces the mutation to the cache, where there is one.
+
+        Raises VersionConflict for one that has already lost, before anything is examined, unless it is a retry.
+        """
+        planted = await self._commits.plant(mutation.scope, expected)
+        if self._store.peek(mutation.scope) in (expected, None) and not (planted and planted.live):
+            return planted
         if mutation.request_id and await self._store.remembers(mutation.scope, method, mutation.request_id):
-            return
+            return None
         asking = replace(self._restoring(mutation, expected, None, 0, ()), changes=(), validate_only=True)
         await self._commits.commit(asking)
+        return None
 
     async def _examined(
         self, mutation: Mutation, updates: Sequence[Update], previous: Mapping[str, Matrix], now_us: int
@@ -235,7 +241,7 @@ class RhoCoordinator:
         expected = self._checked(mutation)
         if version is not None and version < 1:
             raise InvalidRequest(field="version", problem=f"is {version}; versions start at 1")
-        await self._refuse_outdated("RestoreRho", mutation, expected)
+        planted = await self._announce("RestoreRho", mutation, expected)
         asked = _identity("RestoreRho", mutation, ["last_valid" if version is None else version])
         try:
             target = await self._last_valid(mutation.scope) if version is None else version
@@ -248,7 +254,7 @@ class RhoCoordinator:
                 raise
             result, target, entries = first, 0, ()
         else:
-            result = await self._commits.commit(self._restoring(mutation, expected, asked, target, entries))
+            result = await self._commits.commit(self._restoring(mutation, expected, asked, target, entries), planted)
         if result.replayed:
             target, entries = receipts.restored_from_bytes(result.receipt)
         return Restored(result.number, result.commit_time_us, target, entries, result.replayed)

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sfm.v1 import matrix_pb2, rho_store_pb2
 
 from sfm_grpc import wire
+from sfm_grpc.coordinator.caches import CacheReport
 from sfm_grpc.coordinator.reads import Answer, Query
 from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.rho import History, Mutation, Update
@@ -21,7 +22,7 @@ from sfm_grpc.coordinator.sent import Form, SentMatrix
 from sfm_grpc.coordinator.watches import Bookmark, Emission, Watch
 from sfm_grpc.density.envelope import serialize_matrix
 from sfm_grpc.errors import InvalidRequest, LimitExceeded
-from sfm_grpc.model import Buffer, Certificate, Dtype, Entry, Kind, Layout, Matrix, Scope, Version
+from sfm_grpc.model import Buffer, CacheState, Certificate, Dtype, Entry, Kind, Layout, Matrix, Scope, Version
 
 _E = TypeVar("_E", Kind, Dtype)
 _M = TypeVar("_M", bound=Message)
@@ -248,6 +249,34 @@ def history(found: History) -> rho_store_pb2.ListRhoVersionsResponse:
         next_page_token=found.next_page_token,
         newest_version=found.page.newest,
         oldest_version=found.page.oldest,
+    )
+
+
+_CACHE_STATES = {
+    CacheState.DRAINED: rho_store_pb2.CACHE_STATE_DRAINED,
+    CacheState.ON: rho_store_pb2.CACHE_STATE_ON,
+    CacheState.OFF: rho_store_pb2.CACHE_STATE_OFF,
+}
+
+
+def cache_report(found: CacheReport) -> rho_store_pb2.GetRhoCacheResponse:
+    """How the cache is."""
+    return rho_store_pb2.GetRhoCacheResponse(
+        configured=found.configured,
+        ok=found.ok,
+        detail=found.detail,
+        namespaces=[
+            rho_store_pb2.NamespaceCache(
+                namespace=name,
+                version=seen.version,
+                state=_CACHE_STATES[seen.state],
+                registered=seen.name,
+                epoch=seen.epoch,
+                held=seen.held,
+            )
+            for name, seen in found.namespaces
+        ],
+        next_page_token=found.next_page_token,
     )
 
 

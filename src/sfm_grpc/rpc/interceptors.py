@@ -1,6 +1,6 @@
 """What happens to every call before and after its servicer: one pass, not a stack of proxies.
 
-Request id, admission control (draining, calls and bytes in flight), deadline, metrics, and errors into google.rpc.Status.
+Request id, admission control (`load`), deadline, metrics, and errors into google.rpc.Status.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from sfm_grpc.errors import (
     Draining,
     InternalError,
     LimitExceeded,
-    Overloaded,
     SfmError,
     StoreUnavailable,
     VersionConflict,
@@ -31,6 +30,7 @@ from sfm_grpc.errors import (
 from sfm_grpc.metrics import LatencyWindow, Metrics
 from sfm_grpc.rpc.caller import REQUEST_ID_KEY, Context, metadata_value, remaining_of
 from sfm_grpc.rpc.errors import DETAILS_KEY, code_of, status_of
+from sfm_grpc.rpc.load import LARGE_BYTES, Load
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +42,6 @@ _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 _MUTATIONS = ("/CommitRho", "/RestoreRho")
 _REQUEST_ID_CHARS_MAX = 128
 
-# A call that brings this much is counted until its work ends, also where its caller has given up meanwhile.
-_HELD_BYTES = 64 * 1024
-
 # What a message may have besides its numbers and still be within the limit on numbers.
 HEADROOM_BYTES = 64 * 1024
 
@@ -55,8 +52,6 @@ class CallRules:
 
     deadline_default_s: float
     deadline_max_s: float
-    calls_max: int
-    bytes_max: int
     message_bytes_max: int
     slow_s: float
 
@@ -64,18 +59,13 @@ class CallRules:
 class CallGuard(ServerInterceptor):
     """Guards the calls of our own services; health checks and reflection pass, they must answer when nothing else does."""
 
-    def __init__(self, rules: CallRules, metrics: Metrics, windows: dict[str, LatencyWindow], package: str) -> None:
+    def __init__(self, rules: CallRules, load: Load, metrics: Metrics, windows: dict[str, LatencyWindow], package: str) -> None:
         self._rules = rules
+        self._load = load
         self._metrics = metrics
         self._windows = windows
         self._prefix = f"/{package}."
-        self._wrapped: dict[str, Handler] = {}
-        self._calls = 0
-        self._bytes = 0
-        metrics.calls_in_flight.set_function(lambda: self._calls)
-        metrics.bytes_in_flight.set_function(lambda: self._bytes)
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._ways: dict[str, _Ways] = {}
         self._draining = False
         self._streams: set[asyncio.Timeout] = set()
 
@@ -85,31 +75,24 @@ class CallGuard(ServerInterceptor):
         while self._streams:
             self._streams.pop().reschedule(asyncio.get_running_loop().time())
 
-    async def drain(self, within_s: float) -> None:
-        """Refuses what is new from now on; returns when what was in flight is answered, or after `within_s`. Streams end."""
-        self.end_streams()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), within_s)
-
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
     ) -> Handler | None:
         """See grpc.aio.ServerInterceptor."""
+        self._load.taken += 1
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(self._prefix) or handler.request_streaming:
             return handler
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            wrapped = self._wrapped[method] = self._wrap(handler, method)
-        return wrapped
+        ways = self._ways.get(method)
+        if ways is None:
+            ways = self._ways[method] = _Ways(self._wrap(handler, method), self._refusing(method))
+        return ways.refusing if self._load.shedding and not _is_exempt(method) else ways.handler
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._guarded(method, self._streamed(handler), streams=True))
-        # Questions about the server itself are answered also when it is full or going.
-        exempt = method.split("/")[1].endswith(".Health")
-        return grpc.unary_unary_rpc_method_handler(self._guarded(method, self._answered(handler, exempt=exempt)))
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, self._answered(handler, method)))
 
     def _guarded(self, method: str, answer: Answering, *, streams: bool = False) -> Answering:
         """`answer` with what every call has: its id, its place in the metrics, and errors as the caller is to be told of them."""
@@ -123,6 +106,7 @@ class CallGuard(ServerInterceptor):
             counted.start()
             request_id = _given_request_id(context)
             code = "OK"
+            waited_s = self._load.waited_s
             try:
                 if request_id:
                     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
@@ -131,7 +115,7 @@ class CallGuard(ServerInterceptor):
                 request_id = request_id or secrets.token_hex(8)
                 told = self._told(error, context, method, request_id)
                 code = code_of(told).name
-                self._metrics.errors.labels(told.reason).inc()
+                self._metrics.failed(told)
                 await _abort(context, told, request_id)
             except asyncio.CancelledError:
                 remaining_s = remaining_of(context)
@@ -141,33 +125,38 @@ class CallGuard(ServerInterceptor):
                 seconds = time.perf_counter() - started
                 counted.done(code, seconds)
                 if window is not None and code == "OK":
-                    window.add(seconds)
+                    window.add(waited_s + seconds)
                 if seconds > slow_s:
                     _log.warning("slow: %s %s in %.0f ms", method, code, seconds * 1000, extra={"request_id": request_id})
 
         return guarded
 
-    def _answered(self, handler: Handler, *, exempt: bool) -> Answering:
+    def _answered(self, handler: Handler, method: str) -> Answering:
         """One answer, within its deadline, if there is room for it."""
+        exempt, refusable, load = _is_exempt(method), not method.endswith(_MUTATIONS), self._load
         inner: Callable[[bytes, Context], Awaitable[bytes]] = handler.unary_unary  # type: ignore[assignment]
 
         async def answered(request: bytes, context: Context) -> bytes:
             size, held = len(request), False
-            self._enter(size)
+            load.begin(size)
             try:
                 if not exempt:
-                    self._check_room(size)
+                    load.check(size)
                 work = inner(request, context)
-                if size >= _HELD_BYTES:
+                if size >= LARGE_BYTES:
+                    # Counted until its work ends, also where its caller has given up meanwhile.
                     held, work = True, self._to_its_end(work, size)
                 limit_s = self._limit_s(context)
                 if limit_s is None:
-                    return self._sendable(await work)
-                async with asyncio.timeout(limit_s):
-                    return self._sendable(await work)
+                    answer = self._sendable(await work)
+                else:
+                    async with asyncio.timeout(limit_s):
+                        answer = self._sendable(await work)
+                load.answer(len(answer), context, refusable=refusable)
+                return answer
             finally:
                 if not held:
-                    self._leave(size)
+                    load.end(size)
 
         return answered
 
@@ -193,37 +182,31 @@ class CallGuard(ServerInterceptor):
 
         return streamed
 
+    def _refusing(self, method: str) -> Handler:
+        """Refuses without receiving the request, at half of what refusing it in `guarded` would cost."""
+        _, service, name = method.split("/")
+        counted = self._metrics.call(service, name)
+
+        async def refuse(_requests: object, context: Context) -> bytes:
+            counted.start()
+            refusal = self._load.refusal()
+            counted.done(code_of(refusal.error).name, 0.0)
+            self._metrics.failed(refusal.error)
+            await _abort(context, refusal.error, _given_request_id(context) or secrets.token_hex(8), refusal.details)
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
     async def _to_its_end(self, work: Awaitable[bytes], size: int) -> bytes:
         """Answers as `work` does. What threads have begun goes on without its caller, so its bytes stay counted until then."""
         task = asyncio.ensure_future(work)
 
         def ended(_: object) -> None:
-            self._leave(size)
+            self._load.end(size)
             if not task.cancelled():
                 task.exception()  # its caller may be gone, and is the only one who would care
 
         task.add_done_callback(ended)
         return await asyncio.shield(task)
-
-    def _enter(self, size: int) -> None:
-        self._idle.clear()
-        self._calls += 1
-        self._bytes += size
-
-    def _leave(self, size: int) -> None:
-        self._calls -= 1
-        self._bytes -= size
-        if self._calls == 0:
-            self._idle.set()
-
-    def _check_room(self, size: int) -> None:
-        if self._draining:
-            raise Draining
-        if self._calls > self._rules.calls_max:
-            raise Overloaded(limit="concurrent_rpcs_max", value=self._calls, maximum=self._rules.calls_max)
-        # Alone, even the largest message that is received fits.
-        if self._bytes > self._rules.bytes_max and self._bytes > size:
-            raise Overloaded(limit="inflight_bytes_max", value=self._bytes, maximum=self._rules.bytes_max)
 
     def _sendable(self, answer: bytes) -> bytes:
         """The answer, if gRPC will send it: it would tell the caller nothing of why not."""
@@ -273,8 +256,21 @@ class CallGuard(ServerInterceptor):
         return InternalError(request_id=request_id)
 
 
-async def _abort(context: Context, error: SfmError, request_id: str) -> NoReturn:
-    trailing = ((DETAILS_KEY, status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """One method's two ways."""
+
+    handler: Handler
+    refusing: Handler
+
+
+def _is_exempt(method: str) -> bool:
+    """Questions about the server itself are answered also when it is full or going."""
+    return ".Health/" in method
+
+
+async def _abort(context: Context, error: SfmError, request_id: str, details: bytes | None = None) -> NoReturn:
+    trailing = ((DETAILS_KEY, details or status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))
     await context.abort(code_of(error), error.sentence(), trailing)
     raise AssertionError("abort returns never")
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias, cast
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
 
+from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.reads import Answer, Query, Reads
 from sfm_grpc.coordinator.rho import Mutation, RhoCoordinator
 from sfm_grpc.coordinator.watches import Bookmark, Emission, Watch, Watches
@@ -38,6 +39,7 @@ class RhoStoreServicer:
         rho: RhoCoordinator,
         reads: Reads,
         watches: Watches,
+        caches: Caches,
         metrics: Metrics,
         *,
         deadline: Callable[[Context], float],
@@ -49,6 +51,7 @@ class RhoStoreServicer:
         self._reads = reads
         self._watches = watches
         self._emitted = metrics.watch_events
+        self._caches = caches
         self._known: dict[tuple[str, bytes], _Asked] = {}
         self._sources = {cached: metrics.read_source.labels(name) for cached, name in ((True, "cache"), (False, "canonical"))}
 
@@ -111,6 +114,21 @@ class RhoStoreServicer:
             entries=convert.entries(done.entries),
             replayed=done.replayed,
         )
+
+    async def GetRhoCache(  # noqa: N802
+        self, request: rho_store_pb2.GetRhoCacheRequest, context: Context
+    ) -> rho_store_pb2.GetRhoCacheResponse:
+        """See rho_store.proto."""
+        tenant = scope_of(context, request.namespace).tenant
+        return convert.cache_report(await self._caches.report(tenant, request.namespace, request.page_size, request.page_token))
+
+    async def SetRhoCache(  # noqa: N802
+        self, request: rho_store_pb2.SetRhoCacheRequest, context: Context
+    ) -> rho_store_pb2.SetRhoCacheResponse:
+        """See rho_store.proto."""
+        tenant = scope_of(context, request.namespace).tenant
+        count = await self._caches.set(tenant, request.namespace, every=request.all, enabled=request.enabled)
+        return rho_store_pb2.SetRhoCacheResponse(namespaces=count)
 
     async def WatchRho(  # noqa: N802
         self, request: rho_store_pb2.WatchRhoRequest, context: Context

@@ -41,13 +41,13 @@ def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServi
     server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
     for name, servicer in servicers.items():
         descriptor = DESCRIPTORS[name]
-        server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    descriptor.full_name, _handlers(descriptor, servicer, settings.fields_bytes_max)
-                ),
-            )
-        )
+        handlers = _handlers(descriptor, servicer, settings.fields_bytes_max)
+        if name == "Health":
+            # Known by name to gRPC, each method has a queue of its own there: its calls do not wait behind reads. For all
+            # methods that would cost each call 20 µs.
+            server.add_registered_method_handlers(descriptor.full_name, handlers)
+        else:
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, handlers),))
     probe_pb2_grpc.add_HealthServicer_to_server(probe, server)
     names = (*SERVICES, probe_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server, pool=cast(DescriptorPool, _ReflectedPool()))
@@ -127,6 +127,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # A connection's calls beyond this wait at the caller; those within are answered, if only with OVERLOADED.
         ("grpc.max_concurrent_streams", 2 * (settings.concurrent_rpcs_max + settings.watch_streams_max) + _HEALTH_STREAMS),
+        # A caller that is gone or stands still holds its answers' bytes no longer than this.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Counts the calls that gRPC has received: see `waiting`.
+        ("grpc.enable_channelz", 1),
+        ("grpc.max_channel_trace_event_memory_per_node", 0),
         # Errors carry their facts in trailing metadata.
         ("grpc.max_metadata_size", 64 * 1024),
     ]

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sfm_grpc.model import Buffer, CommitResult, Entry, Scope, Transaction, Version
+from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, Scope, Transaction, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Reading:
     """The oldest version that is kept."""
     numbers: Mapping[bytes, Buffer]
     """By digest: what was asked for and not had. Checked against the digest when it was read."""
+    seen: CacheSeen | None = None
+    """What the head's row said of its cache; None where no cache can stand between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,9 @@ class Store(Protocol):
         written. The commit time is the transaction's, or the version's before it where that is later. Only successes are
         remembered. Raises StoreUnavailable, with `outcome_unknown` when the store may have committed all the same, and Overloaded
         when all its connections are in use; so may every question below.
+
+        Where a cache may stand between (`CachedStore`) results and refusals bear what was `seen` of it: with the row locked where
+        a version was made, else in one look that also saw the version that is told.
         """
 
     def peek(self, scope: Scope) -> int | None:
@@ -172,3 +177,32 @@ class Store(Protocol):
 
     async def events(self, *, after: int, limit: int) -> Sequence[StoredEvent]:
         """The outbox after an event id, oldest first. Raises StoreUnavailable."""
+
+
+class CachedStore(Store, Protocol):
+    """A store beyond a network, before which a cache may stand. Whether it may is written in the head's row: see docs/adr/0007.
+
+    Each change says what the row is afterwards, whoever made it so. All raise StoreUnavailable, and NotFound without a head.
+    """
+
+    identity: str
+    """Tells this store and its history from every other: another database, a copy that went its own way. Known once it is open;
+    changes where a standby takes over."""
+
+    async def cache_seen(self, scope: Scope) -> CacheSeen:
+        """The row as it is."""
+
+    async def cache_on(self, scope: Scope, name: str) -> CacheSeen:
+        """Registers a cache, where the namespace is drained and not held; waits for the commits that are under way."""
+
+    async def cache_off(self, scope: Scope) -> CacheSeen:
+        """Where it is on: nothing is filled any more by who looks from now on."""
+
+    async def cache_drained(self, scope: Scope, epoch: int) -> CacheSeen:
+        """Where it is off since this epoch: the last lease has run out, says the caller."""
+
+    async def cache_hold(self, tenant: str, namespace: str, *, held: bool) -> int:
+        """A person's word on one namespace of the tenant, or ("") all of them; how many there are."""
+
+    async def caches(self, tenant: str, *, after: str, limit: int) -> Sequence[tuple[str, CacheSeen]]:
+        """The namespaces of a tenant after `after`, by name."""

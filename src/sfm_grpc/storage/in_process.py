@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sfm_grpc.model import Buffer, Scope, Version
+from sfm_grpc.storage.manifest import manifest_of, name_of
 
 
 @dataclass(slots=True)
@@ -35,6 +36,14 @@ class Snapshot:
     used_s: float = 0.0
     kept_s: float = 0.0
     """When it was kept, on time.monotonic()."""
+    _manifest_name: bytes = b""
+
+    @property
+    def manifest_name(self) -> bytes:
+        """SHA-256 of the version's manifest: tells this version from every other history's."""
+        if not self._manifest_name:
+            self._manifest_name = name_of(manifest_of(self.version))
+        return self._manifest_name
 
     @property
     def size_bytes(self) -> int:
@@ -97,6 +106,13 @@ class SnapshotCache:
         self._bytes += snapshot.size_bytes
         while self._bytes > self._bytes_max:
             self.drop(next(iter(self._kept)))
+
+    def keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], *, as_of_us: int, asked_s: float) -> Snapshot:
+        """Puts a snapshot together, of those numbers at hand that `version` holds, and keeps it as `put` does."""
+        held = {e.certificate.digest for e in version.entries}
+        snapshot = Snapshot(version, {digest: n for digest, n in at_hand.items() if digest in held}, as_of_us)
+        self.put(scope, snapshot, asked_s=asked_s)
+        return snapshot
 
     def drop(self, scope: Scope) -> None:
         """Forgets a namespace."""

@@ -16,8 +16,14 @@ class Engine(Protocol):
 
     name: str
 
+    store: str
+    """What the store says it is."""
+
     peeks: bool
     """Whether it says at once which version is the newest."""
+
+    leases: bool
+    """Whether a cache stands before it, which says what is live and has numbers, too."""
 
     def settings(self, directory: Path) -> dict[str, object]:
         """The settings of a server on a fresh store."""
@@ -74,9 +80,16 @@ def _postgres(fixture: Callable[[str], Any]) -> Engine:
     return PostgresEngine(fixture("postgres"))
 
 
+def _leased(fixture: Callable[[str], Any]) -> Engine:
+    from tests.support.engines.leased import LeasedEngine
+
+    return LeasedEngine(fixture("postgres"), fixture("redis_service"))
+
+
 # Another engine is one more line here: the whole of tests/contract runs on it. Each is made for one test, of the fixtures it
 # asks for.
 ENGINES: dict[str, Callable[[Callable[[str], Any]], Engine]] = {
+    "leased": _leased,
     "postgres": _postgres,
     "sqlite": _sqlite,
 }

@@ -31,8 +31,9 @@ async def migrated(url: str) -> None:
 class PostgresEngine:
     """The production engine."""
 
-    name = "postgres"
+    name = store = "postgres"
     peeks = False
+    leases = False
 
     def __init__(self, server: Postgres) -> None:
         self._server = server
@@ -52,8 +53,7 @@ class PostgresEngine:
     def fingerprint(self, settings: Settings) -> str:
         with _connected(settings) as c, c.transaction():
             c.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            tables = c.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'sfm' ORDER BY tablename").fetchall()
-            rows = [(name, sorted(map(repr, c.execute(_all(name)).fetchall()))) for (name,) in tables]
+            rows = [(name, sorted(map(repr, c.execute(_all(name, kept)).fetchall()))) for name, kept in c.execute(_COLUMNS)]
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def bodies(self, settings: Settings) -> int:
@@ -166,8 +166,15 @@ EXCEPT SELECT namespace_id, key, put_version FROM sfm.rho_body
 _BODIES = "SELECT namespace_id, key, put_version, sha256, packing, numbers FROM sfm.rho_body"
 
 
-def _all(table: str) -> sql.Composed:
-    return sql.SQL("SELECT * FROM {}").format(sql.Identifier("sfm", table))
+# But for those of the cache: they change beside what is stored.
+_COLUMNS = """
+SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
+WHERE table_schema = 'sfm' AND column_name NOT LIKE 'cache%' GROUP BY table_name ORDER BY table_name
+"""
+
+
+def _all(table: str, columns: list[str]) -> sql.Composed:
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier("sfm", table))
 
 
 def _namespace(c: Connection, scope: Scope) -> int:

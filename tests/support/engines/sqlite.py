@@ -16,8 +16,9 @@ from sfm_grpc.storage.sqlite.connection import connect
 class Sqlite:
     """The embedded engine: one file."""
 
-    name = "sqlite"
+    name = store = "sqlite"
     peeks = True
+    leases = False
 
     def settings(self, directory: Path) -> dict[str, object]:
         return {"data_dir": directory}

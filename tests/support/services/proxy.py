@@ -48,7 +48,7 @@ class FaultProxy:
         """Before the server that a URL leads to."""
         parts = urlsplit(url)
         assert parts.hostname is not None, f"{url} names no host"
-        return cls(parts.hostname, parts.port or 5432)
+        return cls(parts.hostname, parts.port or (6379 if parts.scheme.startswith("redis") else 5432))
 
     def url(self, of: str) -> str:
         """The same URL, through the proxy."""

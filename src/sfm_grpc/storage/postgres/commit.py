@@ -10,19 +10,20 @@ import functools
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg import errors as pg
 
-from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
-from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Transaction, Version
+from sfm_grpc.errors import DeadlineExceeded, SfmError, StoreUnavailable
+from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, PutMatrix, Transaction, Version
 from sfm_grpc.storage import codec, decisions, statements
 from sfm_grpc.storage.decisions import Head, Remembered
 from sfm_grpc.storage.postgres.errors import Sent
 from sfm_grpc.storage.postgres.heads import Heads, KnownHead
 from sfm_grpc.storage.postgres.packing import Packing
+from sfm_grpc.storage.postgres.reads import seen
 
 SQL = statements.load(__package__, "commit.sql")
 
@@ -48,6 +49,8 @@ class _Found:
     target_kept: bool
     """The version to restore is kept; True when none is."""
     kinds: Mapping[str, int]
+    seen: CacheSeen | None
+    """What the head's row said of its cache; None without a head."""
 
 
 async def commit(
@@ -59,21 +62,23 @@ async def commit(
         version = decisions.next_version(t, known.head, known.held, keys_max)
         made = await _write(connection, t, known, version, packed, new_keys=(), sent=sent)
         if made is not None:
-            return _done(t, version, heads, made)
+            return _done(t, version, heads, *made)
     for _ in range(_ROUNDS_MAX):
         if time.monotonic() > t.deadline:
             raise DeadlineExceeded
         found = await _look(connection, t)
         answer = decisions.first_answer(t, found.remembered)
+        if answer is not None and found.seen is not None and found.seen.version >= answer.number:
+            return replace(answer, seen=found.seen)
         if answer is not None:
-            return answer
+            continue  # it was made after the head was looked at: what that row says of the cache is not true of it
         version = _decide(t, found, keys_max)
         if t.validate_only:
-            return CommitResult(None, version.version, version.commit_time_us, t.receipt, replayed=False)
+            return CommitResult(None, version.version, version.commit_time_us, t.receipt, replayed=False, seen=found.seen)
         new_keys = [c for c in t.changes if isinstance(c, PutMatrix) and c.key not in found.kinds]
         made = await _write(connection, t, found.known, version, packed, new_keys=new_keys, sent=sent)
         if made is not None:
-            return _done(t, version, heads, made)
+            return _done(t, version, heads, *made)
         # Someone else was faster. Looking again tells a caller that expected a version of the conflict, or of its first answer.
     raise StoreUnavailable(problem=f"others committed to {t.scope.namespace!r} {_ROUNDS_MAX} times while this commit tried to")
 
@@ -91,6 +96,14 @@ def _is_plain(t: Transaction, known: KnownHead, keys_max: int) -> bool:
 
 
 def _decide(t: Transaction, found: _Found, keys_max: int) -> Version:
+    try:
+        return _decided(t, found, keys_max)
+    except SfmError as error:
+        error.seen = found.seen
+        raise
+
+
+def _decided(t: Transaction, found: _Found, keys_max: int) -> Version:
     decisions.check_expected(t, found.head)
     decisions.check_restorable(t, found.head)
     if found.head is not None and not found.target_kept:
@@ -99,9 +112,9 @@ def _decide(t: Transaction, found: _Found, keys_max: int) -> Version:
     return decisions.next_version(t, found.head, found.held, keys_max)
 
 
-def _done(t: Transaction, version: Version, heads: Heads, made: KnownHead) -> CommitResult:
+def _done(t: Transaction, version: Version, heads: Heads, made: KnownHead, seen: CacheSeen) -> CommitResult:
     heads.put(t.scope, made)
-    return CommitResult(version, version.version, version.commit_time_us, t.receipt, replayed=False)
+    return CommitResult(version, version.version, version.commit_time_us, t.receipt, replayed=False, seen=seen)
 
 
 # ---- looking
@@ -127,15 +140,16 @@ async def _look(connection: AsyncConnection, t: Transaction) -> _Found:
 
 def _found(rows: Sequence[tuple[Any, ...]], remembered: Remembered | None, kinds: Mapping[str, int]) -> _Found:
     if not rows:
-        return _Found(remembered, None, None, {}, True, kinds)
-    namespace_id, commit_id, compactions, version, oldest, commit_time_us, committer, target_kept = rows[0][:8]
+        return _Found(remembered, None, None, {}, True, kinds, None)
+    namespace_id, commit_id, compactions, version, oldest, commit_time_us, committer, target_kept, *cached = rows[0][:12]
     head = Head(version, oldest, commit_time_us, committer)
     held = {
         key: Entry(key, codec.certificate_from_json(certificate or ""), put_version)
-        for key, put_version, certificate in (row[8:] for row in rows)
+        for key, put_version, certificate in (row[12:] for row in rows)
         if key is not None
     }
-    return _Found(remembered, KnownHead(namespace_id, commit_id, compactions, head, held), head, held, target_kept, kinds)
+    known = KnownHead(namespace_id, commit_id, compactions, head, held)
+    return _Found(remembered, known, head, held, target_kept, kinds, seen(version, *cached))
 
 
 # ---- writing
@@ -150,7 +164,7 @@ async def _write(
     *,
     new_keys: Sequence[PutMatrix],
     sent: Sent,
-) -> KnownHead | None:
+) -> tuple[KnownHead, CacheSeen] | None:
     """Writes a version, in one round trip; None, and nothing has happened, where the namespace is no longer as `known` says."""
     commit_id = secrets.randbits(63)
     bodies = [_body(c, packed) for c in t.changes if isinstance(c, PutMatrix)] or [_NOTHING_PUT]
@@ -179,7 +193,8 @@ async def _write(
         return None
     head = Head(version.version, known.head.oldest if known else 1, version.commit_time_us, version.committer)
     compactions = known.compactions if known else 0
-    return KnownHead(row[0], commit_id, compactions, head, {e.key: e for e in version.entries})
+    made = KnownHead(row[0], commit_id, compactions, head, {e.key: e for e in version.entries})
+    return made, seen(*row[1:])
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,7 +4,7 @@
 -- Where the namespace is, and what it holds: of the newest version, or of the one to restore. A row for each key; one without
 -- a key where it holds none. LEFT: what was lost is carried along as lost, it does not vanish.
 SELECT n.namespace_id, n.commit_id, n.compactions, n.version, n.oldest, COALESCE(v.commit_time_us, 0), COALESCE(v.committer, ''),
-  s.version IS NOT NULL OR %(restored)s::bigint = 0, e.key, e.put_version, b.certificate
+  s.version IS NOT NULL OR %(restored)s::bigint = 0, n.cache_state, n.cache_name, n.cache_epoch, n.cache_held, e.key, e.put_version, b.certificate
 FROM sfm.namespace n
 LEFT JOIN sfm.rho_version v ON v.namespace_id = n.namespace_id AND v.version = n.version
 LEFT JOIN sfm.rho_version s ON s.namespace_id = n.namespace_id AND s.version = %(restored)s::bigint
@@ -31,13 +31,13 @@ UPDATE sfm.namespace SET version = version + 1, commit_id = %(commit_id)s::bigin
   keys = %(keys)s::text[], put_versions = %(put_versions)s::bigint[]
 WHERE namespace_id = %(namespace_id)s::bigint AND version = %(expected)s::bigint AND commit_id = %(known_id)s::bigint
   AND (%(restored)s::bigint = 0 OR compactions = %(compactions)s::bigint)
-RETURNING namespace_id, version
+RETURNING namespace_id, version, cache_state, cache_name, cache_epoch, cache_held
 
 -- name: create
 INSERT INTO sfm.namespace (tenant, name, version, oldest, commit_id, keys, put_versions, compactions)
 VALUES (%(tenant)s::text, %(namespace)s::text, 1, 1, %(commit_id)s::bigint, %(keys)s::text[], %(put_versions)s::bigint[], 0)
 ON CONFLICT DO NOTHING
-RETURNING namespace_id, version
+RETURNING namespace_id, version, cache_state, cache_name, cache_epoch, cache_held
 
 -- name: commit
 -- Nothing happens, and no row comes back, where `head` changed none. A request id that was used is a unique violation, which
@@ -66,7 +66,7 @@ e AS (
   INSERT INTO sfm.event (event_id, tenant, namespace, topic, version, time_us, payload)
   SELECT (outbox.base + pg_current_xact_id()::text::bigint) << 16, %(tenant)s::text, %(namespace)s::text, %(topic)s::text,
     head.version, %(commit_time_us)s::bigint, %(payload)s::text FROM head, sfm.outbox)
-SELECT namespace_id, version FROM head
+SELECT namespace_id, version, cache_state, cache_name, cache_epoch, cache_held FROM head
 
 -- name: body
 -- One of {bodies}: numbered, as many as a commit puts.

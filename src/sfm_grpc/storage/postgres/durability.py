@@ -39,6 +39,13 @@ async def check(connection: AsyncConnection, *, allow_unsafe: bool) -> str:
     return unsafe
 
 
+async def identity(connection: AsyncConnection) -> str:
+    """See `storage.contract.CachedStore`."""
+    row = await (await connection.execute(SQL["identify"])).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 async def check_rights(connection: AsyncConnection) -> None:
     """Raises StoreRefused for a user who may not write what is to be written."""
     tables = await (await connection.execute(SQL["list_unwritable"])).fetchall()

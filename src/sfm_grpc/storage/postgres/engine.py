@@ -13,9 +13,9 @@ from psycopg import AsyncConnection
 
 from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.metrics import StoreMetrics
-from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
+from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
-from sfm_grpc.storage.postgres import commit, durability, housekeeping, migrate, packing, reads
+from sfm_grpc.storage.postgres import cache, commit, durability, housekeeping, migrate, packing, reads
 from sfm_grpc.storage.postgres.connection import connect, is_gone, place, watched
 from sfm_grpc.storage.postgres.errors import Sent, translated
 from sfm_grpc.storage.postgres.heads import Heads
@@ -34,7 +34,7 @@ _CHECK_S = 2.5
 
 
 class PostgresStore:
-    """`storage.contract.Store` on a Postgres database."""
+    """`storage.contract.CachedStore` on a Postgres database."""
 
     name = "postgres"
     peeks = False
@@ -48,6 +48,7 @@ class PostgresStore:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
         self._checker: AsyncConnection | None = None
         self._checking = asyncio.Lock()
+        self.identity = ""
 
     # ---- life
 
@@ -69,6 +70,7 @@ class PostgresStore:
                 unsafe = await durability.check(connection, allow_unsafe=self._options.allow_unsafe_durability)
                 await migrate.check(connection)
                 await durability.check_rights(connection)
+                self.identity = await durability.identity(connection)
             await self._pool.open()
         finally:
             await connection.close()
@@ -107,6 +109,7 @@ class PostgresStore:
             # Also what it promises: that may be changed, and another server may answer there, while we are connected.
             await durability.check(self._checker, allow_unsafe=self._options.allow_unsafe_durability)
             await durability.check_rights(self._checker)
+            self.identity = await durability.identity(self._checker)
             await self._checker.execute(reads.SQL["check"])
         return f"{place(self._options)}, Postgres {self._checker.info.server_version // 10_000}"
 
@@ -192,6 +195,32 @@ class PostgresStore:
     async def events(self, *, after: int, limit: int) -> Sequence[StoredEvent]:
         """See the contract."""
         return await self._pool.run(lambda c: reads.events(c, after, limit))
+
+    # ---- its cache
+
+    async def cache_seen(self, scope: Scope) -> CacheSeen:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.see(c, scope))
+
+    async def cache_on(self, scope: Scope, name: str) -> CacheSeen:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.change(c, scope, "on", cache=name))
+
+    async def cache_off(self, scope: Scope) -> CacheSeen:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.change(c, scope, "off"))
+
+    async def cache_drained(self, scope: Scope, epoch: int) -> CacheSeen:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.change(c, scope, "drained", epoch=epoch))
+
+    async def cache_hold(self, tenant: str, namespace: str, *, held: bool) -> int:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.hold(c, tenant, namespace, held=held))
+
+    async def caches(self, tenant: str, *, after: str, limit: int) -> Sequence[tuple[str, CacheSeen]]:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.listed(c, tenant, after, limit))
 
     # ---- numbers
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sfm_grpc.errors import RhoCorrupt
-from sfm_grpc.model import Buffer, Entry, Scope, Version
+from sfm_grpc.model import Buffer, CacheSeen, Entry, Scope, Version
 from sfm_grpc.storage.contract import Reading
 from sfm_grpc.storage.postgres import packing
 
@@ -56,6 +56,7 @@ class Found:
     newest: int
     oldest: int
     stored: Sequence[Stored]
+    seen: CacheSeen
 
     @property
     def size(self) -> int:
@@ -69,4 +70,4 @@ class Found:
             digest = stored.entry.certificate.digest
             if digest not in numbers:
                 numbers[digest] = stored.checked(scope, self.version.version)
-        return Reading(self.version, self.newest, self.oldest, numbers)
+        return Reading(self.version, self.newest, self.oldest, numbers, self.seen)

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
-from sfm_grpc.model import Entry, Scope, Version
+from sfm_grpc.model import CacheSeen, CacheState, Entry, Scope, Version
 from sfm_grpc.storage import codec, statements
 from sfm_grpc.storage.contract import StoredEvent, VersionPage
 from sfm_grpc.storage.postgres.readings import Found, Stored
@@ -30,13 +30,14 @@ async def read(
     rows: list[_Row] = await cursor.fetchall()
     if not rows:
         raise NotFound(what="namespace", namespace=scope.namespace)
-    _, newest, oldest, lost, *columns = rows[0][:10]
+    _, newest, oldest, *cached = rows[0][:7]
+    lost, *columns = rows[0][7:14]
     wanted = newest if number is None else number
     if wanted > newest:
         raise NotFound(what="version", namespace=scope.namespace, names=(str(wanted),), current=newest)
     if lost and wanted != newest:
         raise VersionCompacted(namespace=scope.namespace, version=wanted, oldest=oldest, current=newest)
-    held = [row[10:] for row in rows if row[10] is not None]
+    held = [row[14:] for row in rows if row[14] is not None]
     entries = tuple(_entry(key, put_version, certificate) for key, put_version, certificate, *_ in held)
     version = codec.version_from_columns(wanted, None if lost else columns, entries)
     if version.unreadable:
@@ -48,7 +49,7 @@ async def read(
         for entry, (_, _, _, sha256, packed, body) in zip(entries, held, strict=True)
         if numbers and (not keys or entry.key in keys) and entry.certificate.digest not in have
     ]
-    return Found(version, newest, oldest, chosen)
+    return Found(version, newest, oldest, chosen, seen(newest, *cached))
 
 
 async def body(connection: AsyncConnection, scope: Scope, entry: Entry, number: int) -> Stored:
@@ -123,6 +124,11 @@ async def events(connection: AsyncConnection, after: int, limit: int) -> Sequenc
 
 def _entry(key: str, put_version: int, certificate: str | None) -> Entry:
     return Entry(key, codec.certificate_from_json(certificate or ""), put_version)
+
+
+def seen(version: int, state: int, name: str, epoch: int, held: bool) -> CacheSeen:
+    """What a head's columns say of its cache."""
+    return CacheSeen(version, CacheState(state), name, epoch, held)
 
 
 def _scope(scope: Scope) -> dict[str, object]:

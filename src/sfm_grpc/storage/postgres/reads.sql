@@ -2,6 +2,7 @@
 -- A version (the newest where none is named), key by key, one consistent look. No row: no such namespace. `lost` of a version
 -- that is kept no more, or lost its record.
 SELECT n.namespace_id, n.version, n.oldest,
+  n.cache_state, n.cache_name, n.cache_epoch, n.cache_held,
   v.version IS NULL, v.commit_time_us, v.committer, v.metadata, v.valid, v.restored_version, v.changed_keys,
   e.key, e.put_version, b.certificate, b.sha256, b.packing,
   CASE WHEN %(numbers)s::boolean AND (cardinality(%(keys)s::text[]) = 0 OR e.key = ANY(%(keys)s::text[]))

@@ -39,6 +39,15 @@ CREATE TABLE sfm.namespace (
   put_versions bigint[] NOT NULL,
   -- Rises whenever versions are taken away. A restore compares it: its target cannot have gone unnoticed since it was looked at.
   compactions bigint NOT NULL,
+  -- Whether a cache may serve it (model.CacheState): 0 drained, no lease of it stands; 1 on; 2 off, and its last leases are running
+  -- out. A commit finds out in the very statement that locks the row: so nothing is filled that it has not seen, or that has not seen it.
+  cache_state smallint NOT NULL DEFAULT 0,
+  -- The one cache that may be filled while it is on: a Redis process (its run id) and the deployment's place in it.
+  cache_name text COLLATE "C" NOT NULL DEFAULT '',
+  -- Rises whenever it is turned on: who drains it finds out whether it was on again meanwhile.
+  cache_epoch bigint NOT NULL DEFAULT 0,
+  -- A person turned it off: nobody turns it on but a person.
+  cache_held boolean NOT NULL DEFAULT false,
   -- How a namespace is found, and the order in which all are listed.
   UNIQUE (tenant, name)
 ) WITH (

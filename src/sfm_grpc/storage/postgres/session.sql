@@ -17,6 +17,11 @@ SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), f
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), current_setting('server_encoding'),
   current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit');
 
+-- name: identify
+-- This cluster, this database, and this line of its history: a standby that is promoted and a backup that is recovered begin another.
+SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())::text
+  || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);
+
 -- name: list_unwritable
 -- The tables that this user may not do everything with.
 SELECT relname FROM pg_class
