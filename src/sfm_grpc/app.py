@@ -27,6 +27,7 @@ from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
 from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
 from sfm_grpc.coordinator.sent import AdmissionRules
+from sfm_grpc.coordinator.watches import Watches
 from sfm_grpc.density.admission import Bounds
 from sfm_grpc.http import routes
 from sfm_grpc.http.server import HttpServer
@@ -40,7 +41,7 @@ from sfm_grpc.rpc.load import Load, LoadRules
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage.contract import Retention, Store
+from sfm_grpc.storage.contract import Reading, Retention, Store
 from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
@@ -75,8 +76,24 @@ class App:
         self._housekeeping = Housekeeping(self.store, snapshots, retention, self.metrics, self.rho_health.is_whole)
         behind = self.store if stores.is_cached(self.store) else None
         self.caches = Caches(behind, self.fences, self.cache, page_size_max=s.page_size_max)
+        self.watches = Watches(
+            self.store,
+            snapshots.numbers,
+            self.metrics,
+            on_corrupt=self.rho_health.found_corrupt,
+            keys_max=s.keys_per_namespace_max,
+            streams_max=s.watch_streams_max,
+            poll_s=s.watch_poll_ms / 1000,
+            fence=self._fence_watched,
+        )
         self.commits = CommitPath(self.store, self.fences)
-        for listener in (self.reads.committed, self.rho_health.committed, self._housekeeping.committed, self._count):
+        for listener in (
+            self.reads.committed,
+            self.rho_health.committed,
+            self._housekeeping.committed,
+            self.watches.committed,
+            self._count,
+        ):
             self.commits.on_committed(listener)
         self._slow_threads = ThreadPoolExecutor(1, thread_name_prefix="slow-admission")
         rules = _rho_rules(s)
@@ -93,6 +110,11 @@ class App:
         if not stores.is_cached(self.store):
             return None
         return Fences(self.store, self.cache, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
+
+    async def _fence_watched(self, scope: Scope, reading: Reading) -> None:
+        """Before a watch tells of a version, as before a commit is answered."""
+        if self.fences is not None:
+            await self.fences.tell(scope, reading.version.version, reading.seen)
 
     def _named_windows(self) -> dict[str, LatencyWindow]:
         return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}
@@ -135,6 +157,7 @@ class App:
         self._spawn(self.rho_health.watch(self.settings.rho_verify_interval_s))
         self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
+        self._spawn(self.watches.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._load.watch(self._received))
         await self._probe.set_rho(self.rho_health.ok)
@@ -147,6 +170,7 @@ class App:
             "RhoStore": RhoStoreServicer(
                 self.rho,
                 self.reads,
+                self.watches,
                 self.caches,
                 self.metrics,
                 deadline=self._guard.deadline,
@@ -159,6 +183,7 @@ class App:
         self.address = rpc_server.bind(self._server, self.settings)
         await self._server.start()
         self._stack.push_async_callback(self._server.stop, self.settings.drain_s)
+        self._stack.callback(self._guard.end_streams)
 
     async def _open_http(self) -> None:
         if not self.settings.http_listen:
@@ -175,6 +200,7 @@ class App:
         await asyncio.sleep(self.settings.drain_notice_s)
         # In this order: a server that is stopping tells callers who come now CANCELLED, which nobody retries.
         end = time.monotonic() + self.settings.drain_s
+        self._guard.end_streams()
         await self._load.drain(self.settings.drain_s)
         await self._server.stop(max(0.0, end - time.monotonic()))
 

@@ -340,7 +340,7 @@ class VersionNotReached(SfmError):
     current: int
 
     def sentence(self) -> str:
-        return f"{self.namespace!r} is at version {self.current} and has not reached min_version {self.min_version}"
+        return f"{self.namespace!r} is at version {self.current} and has not reached version {self.min_version}"
 
 
 @dataclass(eq=False, kw_only=True)

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
         description="How long a read waits for Redis before it asks Postgres; the embedded store answers at once.",
     )
     rho_verify_interval_s: float = Field(30, gt=0, description="Pause between background re-verifications of all stored heads.")
+    watch_poll_ms: int = Field(
+        100, ge=1, le=60_000, description="How often the store is asked for what other servers committed, while anyone watches."
+    )
     decognitize: bool = Field(True, description="Accepted for the predecessor's sake; there is no cognitive code to turn on.")
 
     # ---- limits, published by GetServerInfo
@@ -151,6 +154,9 @@ class Settings(BaseSettings):
     keys_per_namespace_max: int = Field(256, ge=1, le=10_000, description="Matrices in one namespace.")
     metadata_bytes_max: int = Field(16_384, ge=0, le=MIB, description="Bytes of one commit's metadata, keys and values together.")
     page_size_max: int = Field(1_000, ge=1, le=10_000, description="Versions on one page.")
+    watch_streams_max: int = Field(
+        1_000, ge=1, le=100_000, description="Streams of WatchRho open at once; each holds one message at most."
+    )
     deadline_default_ms: int = Field(10_000, ge=1, description="Deadline of a call that names none.")
     deadline_max_ms: int = Field(120_000, ge=1, description="Longest deadline that is honoured; a longer one is cut to this.")
 
@@ -244,6 +250,7 @@ class Settings(BaseSettings):
             "keys_per_namespace_max",
             "metadata_bytes_max",
             "page_size_max",
+            "watch_streams_max",
             "deadline_max_ms",
             "rho_history_versions",
         )

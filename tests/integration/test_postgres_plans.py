@@ -48,6 +48,8 @@ _FILL = [
 VALUES: dict[str, Any] = {
     "tenant": "default",
     "namespace": "n00001",
+    "tenants": ["default"] * 100,
+    "namespaces": [f"n{i:05}" for i in range(1, 101)],
     "namespace_id": 1,
     "method": "CommitRho",
     "request_id": "r1",
@@ -144,7 +146,7 @@ OTHER = {"read": {"numbers": True}, "creating": {"namespace": "new"}, "advancing
 TIMES = pytest.mark.parametrize("times", [1, 10], ids=["the first time", "the tenth time"])
 ASKED = [
     *("look", "find_request", "find_kinds", "advancing", "creating"),
-    *("read", "find_body", "remembers", "list_versions", "list_heads", "list_events", "check"),
+    *("read", "find_body", "newest", "remembers", "list_versions", "list_heads", "list_events", "check"),
     *("lock_namespace", "list_expired", "delete_versions", "set_oldest", "delete_requests", "delete_events"),
 ]
 

@@ -324,7 +324,7 @@ class OverGrpc:
     async def commit(self, ask: Ask, *changes: Put | Delete) -> Commit:
         request = rho_store_pb2.CommitRhoRequest(updates=[update_message(c) for c in changes], **_asked(ask))
         done = await self._call("CommitRho", request, rho_store_pb2.CommitRhoResponse, ask.tenant, ask.committer)
-        return Commit(done.version, _us(done.commit_time), tuple(map(_receipt, done.receipts)), done.replayed)
+        return Commit(done.version, us_of(done.commit_time), tuple(map(_receipt, done.receipts)), done.replayed)
 
     async def restore(self, ask: Ask, version: int) -> Restored:
         request = rho_store_pb2.RestoreRhoRequest(**_asked(ask))
@@ -333,7 +333,7 @@ class OverGrpc:
         else:
             request.version = version
         done = await self._call("RestoreRho", request, rho_store_pb2.RestoreRhoResponse, ask.tenant, ask.committer)
-        return Restored(done.version, _us(done.commit_time), done.restored_version, _entries(done.entries), done.replayed)
+        return Restored(done.version, us_of(done.commit_time), done.restored_version, _entries(done.entries), done.replayed)
 
     async def get(
         self,
@@ -364,12 +364,12 @@ class OverGrpc:
         found = await self._call("GetRho", request, rho_store_pb2.GetRhoResponse, tenant)
         return Read(
             version=found.version,
-            time_us=_us(found.commit_time),
-            as_of_us=_us(found.as_of_time),
+            time_us=us_of(found.commit_time),
+            as_of_us=us_of(found.as_of_time),
             cached=found.source == rho_store_pb2.SOURCE_CACHE,
             degraded=found.degraded,
             not_modified=found.not_modified,
-            matrices={m.key: _held(m) for m in found.matrices},
+            matrices={m.key: held_of(m) for m in found.matrices},
         )
 
     async def versions(self, namespace: str, *, page_size: int = 0, page_token: str = "", tenant: str = "default") -> Page:
@@ -413,7 +413,7 @@ def _asked(ask: Ask) -> dict[str, Any]:
     }
 
 
-def _us(time: Timestamp) -> int:
+def us_of(time: Timestamp) -> int:
     return time.ToMicroseconds()
 
 
@@ -437,7 +437,7 @@ def certificate_of(c: matrix_pb2.Certificate) -> Certificate:
         clamped_mass=c.clamped_mass,
         psd_ok=c.psd_ok,
         trace_ok=c.trace_ok,
-        certify_time_us=_us(c.certify_time),
+        certify_time_us=us_of(c.certify_time),
     )
 
 
@@ -453,7 +453,7 @@ def _entries(found: Any) -> tuple[Entry, ...]:
 def _version(v: rho_store_pb2.RhoVersion) -> Version:
     return Version(
         version=v.version,
-        commit_time_us=_us(v.commit_time),
+        commit_time_us=us_of(v.commit_time),
         committer=v.committer,
         metadata=dict(v.metadata),
         valid=v.valid,
@@ -463,7 +463,7 @@ def _version(v: rho_store_pb2.RhoVersion) -> Version:
     )
 
 
-def _held(named: rho_store_pb2.NamedMatrix) -> Held:
+def held_of(named: rho_store_pb2.NamedMatrix) -> Held:
     """One matrix of an answer, whose description must agree with its certificate."""
     m, c = named.matrix, certificate_of(named.certificate)
     assert (m.kind, m.dtype, tuple(m.shape), m.digest) == (c.kind, c.dtype, c.shape, c.digest)

@@ -45,7 +45,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND: the namespace, key or version does not exist, or is another tenant's."""
     ERROR_REASON_VERSION_NOT_REACHED: _ErrorReason.ValueType  # 11
-    """FAILED_PRECONDITION: `min_version` is above the newest version."""
+    """FAILED_PRECONDITION: `min_version`, or what a watch goes on after, is above the newest version."""
     ERROR_REASON_STEP_TOO_LARGE: _ErrorReason.ValueType  # 12
     """FAILED_PRECONDITION: the step ‖Δρ‖_F is over the caller's or the server's bound."""
     ERROR_REASON_VERSION_COMPACTED: _ErrorReason.ValueType  # 13
@@ -93,7 +93,7 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 9
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND: the namespace, key or version does not exist, or is another tenant's."""
 ERROR_REASON_VERSION_NOT_REACHED: ErrorReason.ValueType  # 11
-"""FAILED_PRECONDITION: `min_version` is above the newest version."""
+"""FAILED_PRECONDITION: `min_version`, or what a watch goes on after, is above the newest version."""
 ERROR_REASON_STEP_TOO_LARGE: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION: the step ‖Δρ‖_F is over the caller's or the server's bound."""
 ERROR_REASON_VERSION_COMPACTED: ErrorReason.ValueType  # 13

@@ -829,6 +829,154 @@ class RestoreRhoResponse(_message.Message):
 Global___RestoreRhoResponse: _TypeAlias = RestoreRhoResponse  # noqa: Y015
 
 @_typing.final
+class WatchRhoRequest(_message.Message):
+    """Request of WatchRho."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    AFTER_VERSION_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    NEWEST_ONLY_FIELD_NUMBER: _builtins.int
+    BOOKMARK_INTERVAL_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace; it need not exist yet."""
+    after_version: _builtins.int
+    """Emit every version after this one, in order, none skipped: 0 from the very first. VERSION_COMPACTED when the first of them is
+    no longer kept, VERSION_NOT_REACHED when the namespace has not come as far as this. Unset: begin with the newest as it is now.
+    """
+    view: Global___View.ValueType
+    """SUMMARY when unset, as in GetRho."""
+    form: _matrix_pb2.MatrixForm.ValueType
+    """The wire form of the numbers."""
+    newest_only: _builtins.bool
+    """Emit the newest version whenever the caller is ready for one, and skip those before it."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys wanted, each once; none: all of them. One that a version does not hold is left out of that version's message."""
+
+    @_builtins.property
+    def bookmark_interval(self) -> _duration_pb2.Duration:
+        """How long after the last message a bookmark comes, 100 ms to 1 h; 5 s when unset."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        after_version: _builtins.int | None = ...,
+        view: Global___View.ValueType = ...,
+        form: _matrix_pb2.MatrixForm.ValueType = ...,
+        newest_only: _builtins.bool = ...,
+        bookmark_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_version", b"_after_version", "after_version", b"after_version", "bookmark_interval", b"bookmark_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_version", b"_after_version", "after_version", b"after_version", "bookmark_interval", b"bookmark_interval", "form", b"form", "keys", b"keys", "namespace", b"namespace", "newest_only", b"newest_only", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_version: _TypeAlias = _typing.Literal["after_version"]  # noqa: Y015
+    _WhichOneofArgType__after_version: _TypeAlias = _typing.Literal["_after_version", b"_after_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_version) -> _WhichOneofReturnType__after_version | None: ...
+
+Global___WatchRhoRequest: _TypeAlias = WatchRhoRequest  # noqa: Y015
+
+@_typing.final
+class WatchRhoResponse(_message.Message):
+    """A version, or a bookmark."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    COMMIT_TIME_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    COMMITTER_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CHANGED_KEYS_FIELD_NUMBER: _builtins.int
+    RESTORED_VERSION_FIELD_NUMBER: _builtins.int
+    VALID_FIELD_NUMBER: _builtins.int
+    BOOKMARK_FIELD_NUMBER: _builtins.int
+    MATRICES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version. Of a bookmark: the newest that this stream has emitted or begun after, so that a new stream may begin after it;
+    0 while nothing was ever committed.
+    """
+    committer: _builtins.str
+    """Who committed it (`x-soma-client`), empty when not said."""
+    restored_version: _builtins.int
+    """The version this one restored; 0 for an ordinary commit."""
+    valid: _builtins.bool
+    """Every certificate of the version is valid, also those that were not asked for; false in a bookmark."""
+    bookmark: _builtins.bool
+    """There is nothing newer: this says so, at the latest `bookmark_interval` and a moment after the message before it, and at once
+    when a stream begins with nothing to emit.
+    """
+    @_builtins.property
+    def commit_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was committed; unset in a bookmark."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """A time at which it was the newest; of a bookmark: at which nothing newer was there to emit. Unset for a version that was not
+        the newest any more when it was read.
+        """
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The commit's metadata."""
+
+    @_builtins.property
+    def changed_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys this commit put or deleted, whether or not they were asked for."""
+
+    @_builtins.property
+    def matrices(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedMatrix]:
+        """What the version holds of the keys that were asked for, by key; as in GetRhoResponse."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        commit_time: _timestamp_pb2.Timestamp | None = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        committer: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        changed_keys: _abc.Iterable[_builtins.str] | None = ...,
+        restored_version: _builtins.int = ...,
+        valid: _builtins.bool = ...,
+        bookmark: _builtins.bool = ...,
+        matrices: _abc.Iterable[Global___NamedMatrix] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "commit_time", b"commit_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "bookmark", b"bookmark", "changed_keys", b"changed_keys", "commit_time", b"commit_time", "committer", b"committer", "matrices", b"matrices", "metadata", b"metadata", "restored_version", b"restored_version", "valid", b"valid", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRhoResponse: _TypeAlias = WatchRhoResponse  # noqa: Y015
+
+@_typing.final
 class NamespaceCache(_message.Message):
     """The cache of one namespace, as the canonical store has it."""
 

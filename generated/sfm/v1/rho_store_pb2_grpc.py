@@ -57,6 +57,11 @@ class RhoStoreStub(object):
                 request_serializer=sfm_dot_v1_dot_rho__store__pb2.RestoreRhoRequest.SerializeToString,
                 response_deserializer=sfm_dot_v1_dot_rho__store__pb2.RestoreRhoResponse.FromString,
                 _registered_method=True)
+        self.WatchRho = channel.unary_stream(
+                '/sfm.v1.RhoStore/WatchRho',
+                request_serializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoResponse.FromString,
+                _registered_method=True)
         self.GetRhoCache = channel.unary_unary(
                 '/sfm.v1.RhoStore/GetRhoCache',
                 request_serializer=sfm_dot_v1_dot_rho__store__pb2.GetRhoCacheRequest.SerializeToString,
@@ -103,6 +108,18 @@ class RhoStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRho(self, request, context):
+        """Follows a namespace: the versions after one that is named, in order, each once, as they are committed by anyone; and bookmarks
+        in between. A stream has no end and no default deadline. A namespace that does not exist yet is waited for. What a slow
+        caller does not take is not kept for it: once the next version is no longer kept, the stream ends with VERSION_COMPACTED.
+        While the store is away the stream waits, without bookmarks. It ends with RHO_CORRUPT at a version that cannot be read, with
+        DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
+        was emitted (a backup was restored).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRhoCache(self, request, context):
         """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is.
         """
@@ -139,6 +156,11 @@ def add_RhoStoreServicer_to_server(servicer, server):
                     servicer.RestoreRho,
                     request_deserializer=sfm_dot_v1_dot_rho__store__pb2.RestoreRhoRequest.FromString,
                     response_serializer=sfm_dot_v1_dot_rho__store__pb2.RestoreRhoResponse.SerializeToString,
+            ),
+            'WatchRho': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRho,
+                    request_deserializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_rho__store__pb2.WatchRhoResponse.SerializeToString,
             ),
             'GetRhoCache': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRhoCache,
@@ -262,6 +284,33 @@ class RhoStore(object):
             '/sfm.v1.RhoStore/RestoreRho',
             sfm_dot_v1_dot_rho__store__pb2.RestoreRhoRequest.SerializeToString,
             sfm_dot_v1_dot_rho__store__pb2.RestoreRhoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRho(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sfm.v1.RhoStore/WatchRho',
+            sfm_dot_v1_dot_rho__store__pb2.WatchRhoRequest.SerializeToString,
+            sfm_dot_v1_dot_rho__store__pb2.WatchRhoResponse.FromString,
             options,
             channel_credentials,
             insecure,

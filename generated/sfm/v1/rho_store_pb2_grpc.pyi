@@ -44,6 +44,14 @@ class RhoStoreStub:
     """Lists the versions that are kept, newest first, without numbers."""
     RestoreRho: _grpc.UnaryUnaryMultiCallable[_rho_store_pb2.RestoreRhoRequest, _rho_store_pb2.RestoreRhoResponse]
     """Makes an earlier version the newest again, as a new commit with all that one held and nothing else."""
+    WatchRho: _grpc.UnaryStreamMultiCallable[_rho_store_pb2.WatchRhoRequest, _rho_store_pb2.WatchRhoResponse]
+    """Follows a namespace: the versions after one that is named, in order, each once, as they are committed by anyone; and bookmarks
+    in between. A stream has no end and no default deadline. A namespace that does not exist yet is waited for. What a slow
+    caller does not take is not kept for it: once the next version is no longer kept, the stream ends with VERSION_COMPACTED.
+    While the store is away the stream waits, without bookmarks. It ends with RHO_CORRUPT at a version that cannot be read, with
+    DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
+    was emitted (a backup was restored).
+    """
     GetRhoCache: _grpc.UnaryUnaryMultiCallable[_rho_store_pb2.GetRhoCacheRequest, _rho_store_pb2.GetRhoCacheResponse]
     """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is."""
     SetRhoCache: _grpc.UnaryUnaryMultiCallable[_rho_store_pb2.SetRhoCacheRequest, _rho_store_pb2.SetRhoCacheResponse]
@@ -65,6 +73,14 @@ class RhoStoreAsyncStub(RhoStoreStub):
     """Lists the versions that are kept, newest first, without numbers."""
     RestoreRho: _aio.UnaryUnaryMultiCallable[_rho_store_pb2.RestoreRhoRequest, _rho_store_pb2.RestoreRhoResponse]  # type: ignore[assignment]
     """Makes an earlier version the newest again, as a new commit with all that one held and nothing else."""
+    WatchRho: _aio.UnaryStreamMultiCallable[_rho_store_pb2.WatchRhoRequest, _rho_store_pb2.WatchRhoResponse]  # type: ignore[assignment]
+    """Follows a namespace: the versions after one that is named, in order, each once, as they are committed by anyone; and bookmarks
+    in between. A stream has no end and no default deadline. A namespace that does not exist yet is waited for. What a slow
+    caller does not take is not kept for it: once the next version is no longer kept, the stream ends with VERSION_COMPACTED.
+    While the store is away the stream waits, without bookmarks. It ends with RHO_CORRUPT at a version that cannot be read, with
+    DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
+    was emitted (a backup was restored).
+    """
     GetRhoCache: _aio.UnaryUnaryMultiCallable[_rho_store_pb2.GetRhoCacheRequest, _rho_store_pb2.GetRhoCacheResponse]  # type: ignore[assignment]
     """Says whether the cache before the store may serve the tenant's namespaces, and how this server's cache is."""
     SetRhoCache: _aio.UnaryUnaryMultiCallable[_rho_store_pb2.SetRhoCacheRequest, _rho_store_pb2.SetRhoCacheResponse]  # type: ignore[assignment]
@@ -107,6 +123,20 @@ class RhoStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rho_store_pb2.RestoreRhoResponse, _abc.Awaitable[_rho_store_pb2.RestoreRhoResponse]]:
         """Makes an earlier version the newest again, as a new commit with all that one held and nothing else."""
+
+    @_abc_1.abstractmethod
+    def WatchRho(
+        self,
+        request: _rho_store_pb2.WatchRhoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rho_store_pb2.WatchRhoResponse], _abc.AsyncIterator[_rho_store_pb2.WatchRhoResponse]]:
+        """Follows a namespace: the versions after one that is named, in order, each once, as they are committed by anyone; and bookmarks
+        in between. A stream has no end and no default deadline. A namespace that does not exist yet is waited for. What a slow
+        caller does not take is not kept for it: once the next version is no longer kept, the stream ends with VERSION_COMPACTED.
+        While the store is away the stream waits, without bookmarks. It ends with RHO_CORRUPT at a version that cannot be read, with
+        DRAINING when the server is about to stop, and with VERSION_NOT_REACHED where the namespace is at an older version than what
+        was emitted (a backup was restored).
+        """
 
     @_abc_1.abstractmethod
     def GetRhoCache(

@@ -46,6 +46,11 @@ def print_json(value: object) -> None:
     print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def print_json_line(value: object) -> None:
+    """One JSON document on a line of its own, at once."""
+    print(json.dumps(plain(value), ensure_ascii=False, allow_nan=False), flush=True)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns aligned. One that is called `… >` is set to the right, one that is called `… ~` wraps where the terminal ends."""
     from rich.console import Console
@@ -69,6 +74,31 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         console.print(table)
     for line in captured.get().splitlines():
         print(line.rstrip())
+
+
+class Lines:
+    """A table of which nobody knows how long it will be: each row is printed when it comes, as wide as the widest so far."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._right = [name.endswith(">") for name in columns]
+        self._names = [name.rstrip("~> ") for name in columns]
+        self._widths = [len(name) for name in self._names]
+
+    def add(self, row: Sequence[object]) -> None:
+        """Prints a row, before the first one the columns' names."""
+        cells = [clean(cell) for cell in row]
+        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
+        if self._names:
+            self._print(self._names)
+            self._names = []
+        self._print(cells)
+
+    def _print(self, cells: Sequence[str]) -> None:
+        aligned = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, self._widths, self._right, strict=True)
+        )
+        print(" ".join(aligned).rstrip(), flush=True)
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:

@@ -20,6 +20,9 @@ NamespaceName = Annotated[str, typer.Argument(metavar="NS", help="The namespace.
 OneVersion = Annotated[int | None, typer.Option("--version", min=1, metavar="N", help="This version; default: the newest.")]
 
 
+LOG_COLUMNS = ("Version >", "Committed", "By", "Valid", "λ_min ≥ >", "|tr ρ − 1| >", "Changed ~", "Metadata ~")
+
+
 # ---- log -------------------------------------------------------------------------------------------------------------
 
 
@@ -43,13 +46,13 @@ def log(
     if as_json:
         output.print_json({"namespace": ns, "tenant": connection.tenant, "versions": shown})
         return
-    columns = ("Version >", "Committed", "By", "Valid", "λ_min ≥ >", "|tr ρ − 1| >", "Changed ~", "Metadata ~")
-    output.print_table(columns, (_log_row(v) for v in shown))
+    output.print_table(LOG_COLUMNS, map(log_row, shown))
     if len(found) > len(shown):
         print("… and older ones; --limit 0 lists all that are kept")
 
 
-def _log_row(version: RhoVersion) -> tuple[Any, ...]:
+def log_row(version: RhoVersion) -> tuple[Any, ...]:
+    """One version, in `LOG_COLUMNS`."""
     from sfm_grpc.cli import output
 
     density = [e.certificate for e in version.entries if e.certificate.kind.name == "DENSITY"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sfm_grpc.cli import cache, exits, rho_files, rho_history, verify
+from sfm_grpc.cli import cache, exits, rho_files, rho_history, rho_watch, verify
 from sfm_grpc.cli.config import config
 from sfm_grpc.cli.help import epilog
 from sfm_grpc.cli.migrate import migrate
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(rho, name="rho", help="Read, commit, compare, restore and verify ρ.")
+app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
 
@@ -98,6 +98,14 @@ rho.command(
         "sfm rho commit agent-7 rho=s.npy --factor rho --expected-version current --validate-only",
     ),
 )(rho_files.commit)
+rho.command(
+    "watch",
+    epilog=epilog(
+        "Examples",
+        "sfm rho watch agent-7",
+        "sfm rho watch agent-7 --after 0 --count 100 --json | jq -c '[.version, .committer]'",
+    ),
+)(rho_watch.watch)
 rho.command("diff", epilog=epilog("Examples", "sfm rho diff agent-7 11 12", "sfm rho diff agent-7 1 --json"))(rho_history.diff)
 rho.command(
     "restore",

@@ -26,7 +26,9 @@ from sfm_grpc.client.records import (
     RhoVersion,
     ServerInfo,
     Snapshot,
+    WatchedSnapshot,
 )
+from sfm_grpc.client.streams import AsyncFollower, AsyncWatch, Follower, Watch
 from sfm_grpc.client.sync import Client, Namespace, Rho
 from sfm_grpc.errors import (
     DeadlineExceeded,
@@ -57,8 +59,10 @@ from sfm_grpc.model import Certificate, Entry, Kind, Layout
 
 __all__ = [
     "AsyncClient",
+    "AsyncFollower",
     "AsyncNamespace",
     "AsyncRho",
+    "AsyncWatch",
     "CachePage",
     "Certificate",
     "Changes",
@@ -69,6 +73,7 @@ __all__ = [
     "Draining",
     "Entry",
     "Factor",
+    "Follower",
     "HealthReport",
     "InternalError",
     "InvalidRequest",
@@ -104,6 +109,8 @@ __all__ = [
     "VersionCompacted",
     "VersionConflict",
     "VersionNotReached",
+    "Watch",
+    "WatchedSnapshot",
     "distances",
     "normalized",
 ]

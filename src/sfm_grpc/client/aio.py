@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, Unpack, cast
 
 import grpc
 import grpc.aio
@@ -29,8 +29,10 @@ from sfm_grpc.client.records import (
     ServerInfo,
     Snapshot,
 )
-from sfm_grpc.client.steps import Call, Flow, Pause, Step, T
-from sfm_grpc.errors import SfmError
+from sfm_grpc.client.steps import Call, Flow, Open, Pause, Receive, Step, T
+from sfm_grpc.client.streams import AsyncFollower, AsyncWatch
+from sfm_grpc.client.watching import STREAMS, Watching, WatchOptions
+from sfm_grpc.errors import SfmError, UnexpectedStatus
 from sfm_grpc.model import Metadata
 
 Decision: TypeAlias = Changes | Awaitable[Changes | None] | None
@@ -63,6 +65,10 @@ class Driver:
     async def _perform(self, step: Step) -> Any:
         if isinstance(step, Call):
             return await self._call(step)
+        if isinstance(step, Open):
+            return self._open(step)
+        if isinstance(step, Receive):
+            return await self._receive(step)
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
         result = step.fn(*step.args)
@@ -80,6 +86,27 @@ class Driver:
             return reply
         raise failure
 
+    def _open(self, step: Open) -> Any:
+        method = self._methods.get(step.method) or self._method(step.method)
+        return method(step.request, timeout=step.timeout_s, metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready)
+
+    async def _receive(self, step: Receive) -> bytes | None:
+        stream: Any = step.stream
+        failure: SfmError
+        try:
+            reply = await stream.read()
+        except grpc.RpcError as error:
+            failure = translated(error, target=self._endpoint.target, timeout_s=step.timeout_s or 0.0)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not the task that waits was cancelled, but the stream; gRPC does not tell them apart.
+            failure = UnexpectedStatus(status="CANCELLED", problem="the stream was closed")
+        else:
+            return None if reply is grpc.aio.EOF else cast(bytes, reply)
+        raise failure
+
     def _method(self, name: str) -> Any:
         """The callable of a method, without serializers: bytes go in and out as they are. The first one makes the channel."""
         if self._closed:
@@ -87,7 +114,8 @@ class Driver:
         if self._channel is None:
             # Not in __init__: a channel belongs to the loop that runs when it is made.
             self._channel = self._connected()
-        return self._methods.setdefault(name, self._channel.unary_unary(name))
+        make = self._channel.unary_stream if name in STREAMS else self._channel.unary_unary
+        return self._methods.setdefault(name, make(name))
 
     def _connected(self) -> grpc.aio.Channel:
         target, options = self._endpoint.target, self._endpoint.options
@@ -275,6 +303,28 @@ class AsyncNamespace:
                 validate_only=validate_only,
                 timeout_s=timeout_s,
             )
+        )
+
+    def watch(
+        self,
+        after_version: int | None = None,
+        keys: Keys = None,
+        *,
+        newest_only: bool = False,
+        numbers: bool = True,
+        bookmark_interval_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncWatch:
+        """As `Namespace.watch`."""
+        options = WatchOptions(after_version, newest_only, numbers, bookmark_interval_s, timeout_s)
+        return AsyncWatch(Watching(self._flows.kept, self.name, keys, options), self._driver)
+
+    def follow(
+        self, keys: Keys = None, *, bookmark_interval_s: float | None = None, timeout_s: float | None = None
+    ) -> AsyncFollower:
+        """As `Namespace.follow`, in a task: `async with namespace.follow() as rho: rho.snapshot["rho"]`."""
+        return AsyncFollower(
+            self._flows, self.name, keys, self._driver, bookmark_interval_s=bookmark_interval_s, timeout_s=timeout_s
         )
 
     def forget(self) -> None:

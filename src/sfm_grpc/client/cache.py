@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sfm_grpc.client.records import Array, Snapshot
+from sfm_grpc.errors import InvalidRequest, SfmError, VersionNotReached
 
 Selection: TypeAlias = tuple[str, ...] | None
 """The keys that were asked for, in order; None: all of them."""
@@ -41,6 +42,13 @@ class Kept:
                 self._seen.move_to_end(namespace)
                 if len(self._seen) > _NAMESPACES_MAX:
                     self._seen.popitem(last=False)
+
+    def refused(self, namespace: str, error: SfmError) -> None:
+        """A refusal names the namespace's version too: no later read may be older."""
+        self.saw(namespace, getattr(error, "current", 0))
+        if isinstance(error, VersionNotReached) and error.current < self.newest_seen(namespace):
+            # The server came back from a backup: its next versions will have the numbers of ours, not their content.
+            self.drop_snapshots(namespace)
 
     def newest_seen(self, namespace: str) -> int:
         """The newest version that any answer has named; 0: none."""
@@ -104,6 +112,14 @@ def selection_of(keys: str | Iterable[str] | None) -> Selection:
     if keys is None:
         return None
     return tuple(sorted({keys} if isinstance(keys, str) else set(keys)))
+
+
+def checked_selection(keys: str | Iterable[str] | None) -> Selection:
+    """The same. Raises InvalidRequest when no key is named: that would be all of them."""
+    selection = selection_of(keys)
+    if selection == ():
+        raise InvalidRequest(field="keys", problem="no key is named; None reads all of them")
+    return selection
 
 
 def _cost(snapshot: Snapshot) -> int:

@@ -13,6 +13,7 @@ from sfm.v1 import health_pb2, matrix_pb2, rho_store_pb2
 from sfm_grpc import wire
 from sfm_grpc.client.records import (
     Array,
+    Bookmark,
     Change,
     Commit,
     Component,
@@ -27,6 +28,7 @@ from sfm_grpc.client.records import (
     Snapshot,
     Source,
     VersionPage,
+    WatchedSnapshot,
     frozen,
     moment,
 )
@@ -110,9 +112,44 @@ def _unbelievable(method: str, error: Exception) -> UnexpectedStatus:
     return UnexpectedStatus(status="OK", problem=f"the answer of {method} is not what it should be: {error!r}")
 
 
-def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: list[memoryview] | None) -> Snapshot:
-    named = {m.key: m for m in response.matrices}
+def watched_of(namespace: str, reply: bytes) -> WatchedSnapshot | Bookmark:
+    """A WatchRhoResponse, its arrays looking into `reply`."""
+    with _believed("WatchRho"):
+        skeleton, bodies = (reply, None) if len(reply) <= _SMALL_BYTES else wire.split(reply, wire.GET_RESPONSE)
+        response = rho_store_pb2.WatchRhoResponse.FromString(skeleton)
+        if response.bookmark:
+            return Bookmark(response.version, _us(response.as_of_time))
+        matrices, certificates, put_versions = _held(response.matrices, bodies)
+        return WatchedSnapshot(
+            namespace=namespace,
+            version=response.version,
+            commit_time_us=_us(response.commit_time),
+            as_of_time_us=_us(response.as_of_time),
+            source="canonical",
+            degraded=False,
+            modified=True,
+            matrices=matrices,
+            certificates=certificates,
+            put_versions=put_versions,
+            committer=response.committer,
+            metadata=frozen(dict(response.metadata)),
+            changed_keys=tuple(response.changed_keys),
+            restored_version=response.restored_version,
+            valid=response.valid,
+        )
+
+
+def _held(
+    messages: Iterable[rho_store_pb2.NamedMatrix], bodies: list[memoryview] | None
+) -> tuple[Mapping[str, Array], Mapping[str, Certificate], Mapping[str, int]]:
+    """Arrays, certificates and the versions that put them, by key."""
+    named = {m.key: m for m in messages}
     matrices = {key: _array_of(m, bodies) for key, m in named.items() if m.matrix.WhichOneof("content")}
+    return frozen(matrices), _Certificates(named), frozen({key: m.put_version for key, m in named.items()})
+
+
+def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: list[memoryview] | None) -> Snapshot:
+    matrices, certificates, put_versions = _held(response.matrices, bodies)
     return Snapshot(
         namespace=namespace,
         version=response.version,
@@ -121,9 +158,9 @@ def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: li
         source=_source(response),
         degraded=response.degraded,
         modified=True,
-        matrices=frozen(matrices),
-        certificates=_Certificates(named),
-        put_versions=frozen({key: m.put_version for key, m in named.items()}),
+        matrices=matrices,
+        certificates=certificates,
+        put_versions=put_versions,
     )
 
 

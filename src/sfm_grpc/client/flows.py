@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from sfm.v1 import health_pb2, rho_store_pb2
 
 from sfm_grpc.client import convert
-from sfm_grpc.client.cache import Kept, Selection, selection_of
+from sfm_grpc.client.cache import Kept, Selection, checked_selection
 from sfm_grpc.client.caches import GET_RHO_CACHE, SET_RHO_CACHE
 from sfm_grpc.client.commits import (
     CommitOptions,
@@ -46,7 +46,6 @@ from sfm_grpc.errors import (
     NotFound,
     SfmError,
     VersionConflict,
-    VersionNotReached,
 )
 from sfm_grpc.model import Matrix, Metadata
 
@@ -71,7 +70,7 @@ class Flows:
 
     def __init__(self, *, timeout_s: float, message_bytes_max: int, cache_bytes_max: int) -> None:
         self.kept = Kept(cache_bytes_max)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._message_bytes_max = message_bytes_max
 
     # ---- reads
@@ -88,7 +87,7 @@ class Flows:
         timeout_s: float | None = None,
     ) -> Flow[Snapshot]:
         """The matrices of one version; those that are already here do not travel again."""
-        selection = _checked_selection(keys)
+        selection = checked_selection(keys)
         kept = self.kept.find(namespace, selection)
         request = rho_store_pb2.GetRhoRequest(
             namespace=namespace, keys=selection or (), known_version=kept.version if kept else 0, view=rho_store_pb2.VIEW_FULL
@@ -199,7 +198,7 @@ class Flows:
         def decide(snapshot: Snapshot) -> Flow[Changes | None]:
             return cast(Changes | None, (yield Run(fn, (snapshot,))))
 
-        return self._update(namespace, decide, _checked_selection(keys), **options)
+        return self._update(namespace, decide, checked_selection(keys), **options)
 
     def update_key(
         self, namespace: str, key: str, fn: Callable[[Any], Any], **options: Unpack[UpdateOptions]
@@ -299,26 +298,15 @@ class Flows:
         if len(request) > self._message_bytes_max + _HEADROOM_BYTES:
             raise LimitExceeded(limit="message_bytes_max", value=len(request), maximum=self._message_bytes_max)
         try:
-            return cast(bytes, (yield Call(method, request, self._timeout_s if timeout_s is None else timeout_s)))
+            return cast(bytes, (yield Call(method, request, self.timeout_s if timeout_s is None else timeout_s)))
         except SfmError as error:
-            # A refusal names the namespace's version too: no later read may be older.
-            self.kept.saw(namespace, getattr(error, "current", 0))
-            if isinstance(error, VersionNotReached) and error.current < self.kept.newest_seen(namespace):
-                # The server came back from a backup: its next versions will have the numbers of ours, not their content.
-                self.kept.drop_snapshots(namespace)
+            self.kept.refused(namespace, error)
             raise
 
 
 def new_request_id() -> str:
     """A request id that nobody else has."""
     return uuid.uuid4().hex
-
-
-def _checked_selection(keys: Keys) -> Selection:
-    selection = selection_of(keys)
-    if selection == ():
-        raise InvalidRequest(field="keys", problem="no key is named; None reads all of them")
-    return selection
 
 
 def _remaining(timeout_s: float | None) -> Callable[[], float | None]:

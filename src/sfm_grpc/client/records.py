@@ -168,6 +168,28 @@ class Snapshot:
         return f"<Snapshot {self.namespace!r} version {self.version} ({held})>"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WatchedSnapshot(Snapshot):
+    """A version as a watch tells it: its matrices, and what its commit said."""
+
+    committer: str
+    metadata: Metadata
+    changed_keys: tuple[str, ...]
+    """All that the commit put or deleted, whether or not it was asked for."""
+    restored_version: int
+    """The version this one restored; 0 for an ordinary commit."""
+    valid: bool
+    """Every certificate of the version is valid, also those that were not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """A watch's word that there was nothing newer than `version`."""
+
+    version: int
+    as_of_time_us: int
+
+
 def _bytes_of(array: Array) -> memoryview:
     return memoryview(array.data).cast("B")
 

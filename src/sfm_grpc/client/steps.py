@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,32 @@ class Call:
     method: str
     request: bytes
     timeout_s: float
+
+
+class Stream(Protocol):
+    """A call with many answers that is under way."""
+
+    def cancel(self) -> object:
+        """Ends it; whoever waits for its next answer is told so. Any thread may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Begin a call with many answers, and answer its Stream."""
+
+    method: str
+    request: bytes
+    timeout_s: float | None
+    """Of all of it; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for the stream's next answer and answer its bytes, None at its end, or throw an SfmError."""
+
+    stream: Stream
+    timeout_s: float | None
+    """What it was opened with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +59,6 @@ class Run:
     args: tuple[object, ...]
 
 
-Step: TypeAlias = Call | Pause | Run
+Step: TypeAlias = Call | Open | Receive | Pause | Run
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Step, Any, T]

@@ -27,7 +27,9 @@ from sfm_grpc.client.records import (
     ServerInfo,
     Snapshot,
 )
-from sfm_grpc.client.steps import Call, Flow, Pause, Step, T
+from sfm_grpc.client.steps import Call, Flow, Open, Pause, Receive, Step, T
+from sfm_grpc.client.streams import Follower, Watch
+from sfm_grpc.client.watching import STREAMS, Watching, WatchOptions
 from sfm_grpc.errors import SfmError
 from sfm_grpc.model import Metadata
 
@@ -45,6 +47,7 @@ class Driver:
             self._channel = grpc.insecure_channel(endpoint.target, options)
         # Without serializers bytes go in and out as they are.
         self._methods: dict[str, Any] = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._methods |= {method: self._channel.unary_stream(method) for method in STREAMS}
         self._closed = False
 
     def run(self, flow: Flow[T]) -> T:
@@ -64,6 +67,10 @@ class Driver:
     def _perform(self, step: Step) -> Any:
         if isinstance(step, Call):
             return self._call(step)
+        if isinstance(step, Open):
+            return self._open(step)
+        if isinstance(step, Receive):
+            return self._receive(step)
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
         return step.fn(*step.args)
@@ -77,6 +84,23 @@ class Driver:
             )
         except grpc.RpcError as error:
             failure: SfmError = translated(error, target=self._endpoint.target, timeout_s=call.timeout_s)
+        else:
+            return reply
+        raise failure
+
+    def _open(self, step: Open) -> Any:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        return self._methods[step.method](
+            step.request, timeout=step.timeout_s, metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready
+        )
+
+    def _receive(self, step: Receive) -> bytes | None:
+        stream: Any = step.stream
+        try:
+            reply: bytes | None = next(stream, None)
+        except grpc.RpcError as error:
+            failure = translated(error, target=self._endpoint.target, timeout_s=step.timeout_s or 0.0)
         else:
             return reply
         raise failure
@@ -287,6 +311,37 @@ class Namespace:
                 timeout_s=timeout_s,
             )
         )
+
+    def watch(
+        self,
+        after_version: int | None = None,
+        keys: Keys = None,
+        *,
+        newest_only: bool = False,
+        numbers: bool = True,
+        bookmark_interval_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Watch:
+        """The versions after `after_version` (0: from the very first; None: the newest and what follows it), as they are made.
+
+        In order, each once; with `newest_only` a slow caller gets the newest and skips those before it. A namespace that does not
+        exist is waited for. `numbers` False: certificates only. `as_of_time` is renewed at least each `bookmark_interval_s`
+        seconds (0.1 to 3600, default 5). `timeout_s` bounds the whole (None: nothing does). To go on after an error, watch again
+        after the last version. What arrives is what later reads of this client are at least as new as.
+
+        Raises, while it is iterated, VersionCompacted (the caller was too slow), VersionNotReached (the namespace is at an older
+        version, a backup was restored), RhoCorrupt, Draining, Overloaded.
+        """
+        options = WatchOptions(after_version, newest_only, numbers, bookmark_interval_s, timeout_s)
+        return Watch(Watching(self._flows.kept, self.name, keys, options), self._driver)
+
+    def follow(self, keys: Keys = None, *, bookmark_interval_s: float | None = None, timeout_s: float | None = None) -> Follower:
+        """Keeps the newest snapshot at hand, in a thread of its own: `with namespace.follow() as rho: rho.snapshot["rho"]`.
+
+        It reconnects by itself. While server and store are there, the snapshot is hardly older than `bookmark_interval_s` (0.1 to
+        3600, default 5), and `age_s` says how old. `timeout_s` is how long to wait for the first one (default: the client's own).
+        """
+        return Follower(self._flows, self.name, keys, self._driver, bookmark_interval_s=bookmark_interval_s, timeout_s=timeout_s)
 
     def forget(self) -> None:
         """Drops what is kept of the namespace, and the promise that no read is older: after a server came back from a backup."""

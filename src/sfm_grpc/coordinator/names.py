@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sfm_grpc.errors import InvalidRequest, LimitExceeded
 
@@ -23,6 +23,16 @@ def check_name(name: str, field: str) -> None:
     for place, character in enumerate(name):
         if unicodedata.category(character) == "Cc":
             raise InvalidRequest(field=field, problem=f"has the control character U+{ord(character):04X} at position {place}")
+
+
+def check_keys(keys: Sequence[str], keys_max: int) -> None:
+    """The keys of a question: names, each once, no more than a namespace may hold. Raises InvalidRequest, LimitExceeded."""
+    if len(keys) > keys_max:
+        raise LimitExceeded(limit="keys_per_namespace_max", value=len(keys), maximum=keys_max, field="keys")
+    for place, key in enumerate(keys):
+        check_name(key, f"keys[{place}]")
+    if len(set(keys)) < len(keys):
+        raise InvalidRequest(field="keys", problem="names a key twice")
 
 
 def check_request_id(request_id: str) -> None:

@@ -14,17 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sfm_grpc.coordinator.leased import Leases
-from sfm_grpc.coordinator.names import check_name
+from sfm_grpc.coordinator.names import check_keys, check_name
 from sfm_grpc.coordinator.shared import SharedQuestions
-from sfm_grpc.errors import (
-    InvalidRequest,
-    LimitExceeded,
-    NotFound,
-    RhoCorrupt,
-    StoreUnavailable,
-    VersionCompacted,
-    VersionNotReached,
-)
+from sfm_grpc.errors import NotFound, RhoCorrupt, StoreUnavailable, VersionCompacted, VersionNotReached
 from sfm_grpc.model import Buffer, CacheSeen, Entry, Matrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Store
 from sfm_grpc.storage.in_process import Snapshot, SnapshotCache, is_same_commit
@@ -188,12 +180,7 @@ class Reads:
 
     def _check(self, query: Query) -> None:
         check_name(query.scope.namespace, "namespace")
-        if len(query.keys) > self._keys_max:
-            raise LimitExceeded(limit="keys_per_namespace_max", value=len(query.keys), maximum=self._keys_max, field="keys")
-        for place, key in enumerate(query.keys):
-            check_name(key, f"keys[{place}]")
-        if len(set(query.keys)) < len(query.keys):
-            raise InvalidRequest(field="keys", problem="names a key twice")
+        check_keys(query.keys, self._keys_max)
 
     def committed(self, scope: Scope, version: Version, transaction: Transaction) -> None:
         """Keeps what a commit has just made: its listener."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,12 +19,15 @@ from sfm_grpc.coordinator.reads import Answer, Query
 from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.rho import History, Mutation, Update
 from sfm_grpc.coordinator.sent import Form, SentMatrix
+from sfm_grpc.coordinator.watches import Bookmark, Emission, Watch
 from sfm_grpc.density.envelope import serialize_matrix
 from sfm_grpc.errors import InvalidRequest, LimitExceeded
 from sfm_grpc.model import Buffer, CacheState, Certificate, Dtype, Entry, Kind, Layout, Matrix, Scope, Version
 
 _E = TypeVar("_E", Kind, Dtype)
 _M = TypeVar("_M", bound=Message)
+
+_BOOKMARK_MIN_S, _BOOKMARK_MAX_S = 0.1, 3600.0
 
 MutationRequest = rho_store_pb2.CommitRhoRequest | rho_store_pb2.RestoreRhoRequest
 
@@ -143,6 +147,28 @@ def query(request: rho_store_pb2.GetRhoRequest, scope: Scope) -> Query:
         known_version=request.known_version,
         numbers=request.view == rho_store_pb2.VIEW_FULL,
     )
+
+
+def watch(request: rho_store_pb2.WatchRhoRequest, scope: Scope) -> Watch:
+    """What a stream asks for. Raises InvalidRequest."""
+    after = request.after_version if request.HasField("after_version") else None
+    if after is not None and after < 0:
+        raise InvalidRequest(field="after_version", problem=f"is {after}; it must be 0 or more")
+    _check_known(rho_store_pb2.View.DESCRIPTOR, request.view, "view")
+    _check_known(matrix_pb2.MatrixForm.DESCRIPTOR, request.form, "form")
+    asked = Watch(
+        scope=scope,
+        keys=tuple(sorted(request.keys)),
+        after_version=after,
+        newest_only=request.newest_only,
+        numbers=request.view == rho_store_pb2.VIEW_FULL,
+    )
+    if not request.HasField("bookmark_interval"):
+        return asked
+    interval_s = request.bookmark_interval.seconds + request.bookmark_interval.nanos / 1e9
+    if not _BOOKMARK_MIN_S <= interval_s <= _BOOKMARK_MAX_S:
+        raise InvalidRequest(field="bookmark_interval", problem=f"is {interval_s:g} s; it must be 0.1 to 3600")
+    return replace(asked, bookmark_interval_s=interval_s)
 
 
 def _check_known(enum: EnumDescriptor, number: int, field: str) -> None:
@@ -266,12 +292,46 @@ def answer(found: Answer, form: matrix_pb2.MatrixForm.ValueType, *, numbers: boo
     )
     if found.newest:
         response.as_of_time.CopyFrom(timestamp(snapshot.as_of_us))
+    entries = () if found.not_modified else found.entries
+    return _with_matrices(response, entries, snapshot.numbers if numbers else None, form)
+
+
+def emission(told: Emission, keys: tuple[str, ...], form: matrix_pb2.MatrixForm.ValueType, *, numbers: bool) -> bytes:
+    """A version as a WatchRhoResponse, as bytes, its numbers joined in as those of a GetRhoResponse are."""
+    v = told.version
+    response = rho_store_pb2.WatchRhoResponse(
+        version=v.version,
+        commit_time=timestamp(v.commit_time_us),
+        committer=v.committer,
+        metadata=dict(v.metadata),
+        changed_keys=v.changed_keys,
+        restored_version=v.restored_version,
+        valid=v.valid,
+    )
+    if told.as_of_us:
+        response.as_of_time.CopyFrom(timestamp(told.as_of_us))
+    return _with_matrices(response, told.chosen(keys), told.numbers if numbers else None, form)
+
+
+def bookmark(told: Bookmark) -> bytes:
+    """A bookmark as a WatchRhoResponse, as bytes."""
+    message = rho_store_pb2.WatchRhoResponse(version=told.version, as_of_time=timestamp(told.as_of_us), bookmark=True)
+    return message.SerializeToString()
+
+
+def _with_matrices(
+    response: rho_store_pb2.GetRhoResponse | rho_store_pb2.WatchRhoResponse,
+    found: Iterable[Entry],
+    numbers: Mapping[bytes, Buffer] | None,
+    form: matrix_pb2.MatrixForm.ValueType,
+) -> bytes:
+    """The response as bytes, with an entry's matrix each; `numbers` None: without their numbers."""
     bodies: list[Buffer] = []
-    for entry in () if found.not_modified else found.entries:
+    for entry in found:
         named = response.matrices.add(key=entry.key, certificate=certificate(entry.certificate), put_version=entry.put_version)
         _describe(named.matrix, entry.certificate)
-        if numbers:
-            _fill(named.matrix, entry.certificate, snapshot.numbers, form, bodies)
+        if numbers is not None:
+            _fill(named.matrix, entry.certificate, numbers, form, bodies)
     return wire.join(response.SerializeToString(), wire.GET_RESPONSE, bodies)
 
 

@@ -6,10 +6,12 @@ Request id, admission control (`load`), deadline, metrics, and errors into googl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -34,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Details: TypeAlias = grpc.HandlerCallDetails
+Answering: TypeAlias = Callable[[bytes, Context], Awaitable[bytes | None]]
 # Set by gRPC on a call that it makes again (gRFC A6).
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 _MUTATIONS = ("/CommitRho", "/RestoreRho")
@@ -54,7 +57,7 @@ class CallRules:
 
 
 class CallGuard(ServerInterceptor):
-    """Guards the unary calls of our own services; health checks and reflection pass, they must answer when nothing else does."""
+    """Guards the calls of our own services; health checks and reflection pass, they must answer when nothing else does."""
 
     def __init__(self, rules: CallRules, load: Load, metrics: Metrics, windows: dict[str, LatencyWindow], package: str) -> None:
         self._rules = rules
@@ -62,7 +65,15 @@ class CallGuard(ServerInterceptor):
         self._metrics = metrics
         self._windows = windows
         self._prefix = f"/{package}."
-        self._guarded: dict[str, _Guarded] = {}
+        self._ways: dict[str, _Ways] = {}
+        self._draining = False
+        self._streams: set[asyncio.Timeout] = set()
+
+    def end_streams(self) -> None:
+        """Tells the callers of streams to go elsewhere: DRAINING. New ones are refused."""
+        self._draining = True
+        while self._streams:
+            self._streams.pop().reschedule(asyncio.get_running_loop().time())
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -71,43 +82,35 @@ class CallGuard(ServerInterceptor):
         self._load.taken += 1
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefix) or handler.unary_unary is None:
+        if handler is None or not method.startswith(self._prefix) or handler.request_streaming:
             return handler
-        guarded = self._guarded.get(method)
-        if guarded is None:
-            guarded = self._guarded[method] = _Guarded(self._wrap(handler, method), self._refusing(method))
-        return guarded.refusing if self._load.shedding and not _is_exempt(method) else guarded.handler
+        ways = self._ways.get(method)
+        if ways is None:
+            ways = self._ways[method] = _Ways(self._wrap(handler, method), self._refusing(method))
+        return ways.refusing if self._load.shedding and not _is_exempt(method) else ways.handler
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._guarded(method, self._streamed(handler), streams=True))
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, self._answered(handler, method)))
+
+    def _guarded(self, method: str, answer: Answering, *, streams: bool = False) -> Answering:
+        """`answer` with what every call has: its id, its place in the metrics, and errors as the caller is to be told of them."""
         _, service, name = method.split("/")
         counted = self._metrics.call(service, name)
         window = self._windows.get(name)
-        exempt = _is_exempt(method)
-        load, refusable = self._load, not method.endswith(_MUTATIONS)
-        inner: Callable[[bytes, Context], Awaitable[bytes]] = handler.unary_unary  # type: ignore[assignment]
+        slow_s = math.inf if streams else self._rules.slow_s
 
-        async def guarded(request: bytes, context: Context) -> bytes:
+        async def guarded(request: bytes, context: Context) -> bytes | None:
             started = time.perf_counter()
             counted.start()
             request_id = _given_request_id(context)
-            size = len(request)
-            code, held = "OK", False
-            waited_s = load.waited_s
-            load.begin(size)
+            code = "OK"
+            waited_s = self._load.waited_s
             try:
                 if request_id:
                     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-                if not exempt:
-                    load.check(size)
-                work = inner(request, context)
-                if size >= LARGE_BYTES:
-                    # Counted until its work ends, also where its caller has given up meanwhile.
-                    held, work = True, self._to_its_end(work, size)
-                limit_s = self._limit_s(context)
-                if limit_s is None:
-                    return self._sendable(await work, context, refusable)
-                async with asyncio.timeout(limit_s):
-                    return self._sendable(await work, context, refusable)
+                return await answer(request, context)
             except Exception as error:
                 request_id = request_id or secrets.token_hex(8)
                 told = self._told(error, context, method, request_id)
@@ -119,16 +122,65 @@ class CallGuard(ServerInterceptor):
                 code = "CANCELLED" if remaining_s is None or remaining_s > 0 else "DEADLINE_EXCEEDED"
                 raise
             finally:
-                if not held:
-                    load.end(size)
                 seconds = time.perf_counter() - started
                 counted.done(code, seconds)
                 if window is not None and code == "OK":
                     window.add(waited_s + seconds)
-                if seconds > self._rules.slow_s:
+                if seconds > slow_s:
                     _log.warning("slow: %s %s in %.0f ms", method, code, seconds * 1000, extra={"request_id": request_id})
 
-        return grpc.unary_unary_rpc_method_handler(guarded)
+        return guarded
+
+    def _answered(self, handler: Handler, method: str) -> Answering:
+        """One answer, within its deadline, if there is room for it."""
+        exempt, refusable, load = _is_exempt(method), not method.endswith(_MUTATIONS), self._load
+        inner: Callable[[bytes, Context], Awaitable[bytes]] = handler.unary_unary  # type: ignore[assignment]
+
+        async def answered(request: bytes, context: Context) -> bytes:
+            size, held = len(request), False
+            load.begin(size)
+            try:
+                if not exempt:
+                    load.check(size)
+                work = inner(request, context)
+                if size >= LARGE_BYTES:
+                    # Counted until its work ends, also where its caller has given up meanwhile.
+                    held, work = True, self._to_its_end(work, size)
+                limit_s = self._limit_s(context)
+                if limit_s is None:
+                    answer = self._sendable(await work)
+                else:
+                    async with asyncio.timeout(limit_s):
+                        answer = self._sendable(await work)
+                load.answer(len(answer), context, refusable=refusable)
+                return answer
+            finally:
+                if not held:
+                    load.end(size)
+
+        return answered
+
+    def _streamed(self, handler: Handler) -> Answering:
+        """Answers until the caller has enough, or the server is about to stop. Each is made when the one before has left."""
+        inner: Callable[[bytes, Context], AsyncGenerator[bytes, None]] = handler.unary_stream  # type: ignore[assignment]
+
+        async def streamed(request: bytes, context: Context) -> None:
+            if self._draining:
+                raise Draining
+            try:
+                async with asyncio.timeout(None) as end, contextlib.aclosing(inner(request, context)) as answers:
+                    self._streams.add(end)
+                    try:
+                        async for answer in answers:
+                            await context.write(self._sendable(answer))
+                    finally:
+                        self._streams.discard(end)
+            except TimeoutError:
+                if end.expired():
+                    raise Draining from None
+                raise
+
+        return streamed
 
     def _refusing(self, method: str) -> Handler:
         """Refuses without receiving the request, at half of what refusing it in `guarded` would cost."""
@@ -156,12 +208,11 @@ class CallGuard(ServerInterceptor):
         task.add_done_callback(ended)
         return await asyncio.shield(task)
 
-    def _sendable(self, answer: bytes, context: Context, refusable: bool) -> bytes:
-        """The answer, if gRPC will send it (it would tell the caller nothing of why not), and if there is room for it."""
+    def _sendable(self, answer: bytes) -> bytes:
+        """The answer, if gRPC will send it: it would tell the caller nothing of why not."""
         limit = self._rules.message_bytes_max
         if len(answer) > limit + HEADROOM_BYTES:
             raise LimitExceeded(limit="message_bytes_max", value=len(answer), maximum=limit)
-        self._load.answer(len(answer), context, refusable=refusable)
         return answer
 
     def deadline(self, context: Context) -> float:
@@ -206,7 +257,7 @@ class CallGuard(ServerInterceptor):
 
 
 @dataclass(frozen=True, slots=True)
-class _Guarded:
+class _Ways:
     """One method's two ways."""
 
     handler: Handler

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import NamedTuple, TypeAlias, cast
 
 from sfm.v1 import matrix_pb2, rho_store_pb2
 from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, RestoreRhoResponse
@@ -12,6 +13,7 @@ from sfm.v1.rho_store_pb2 import CommitRhoResponse, ListRhoVersionsResponse, Res
 from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.reads import Answer, Query, Reads
 from sfm_grpc.coordinator.rho import Mutation, RhoCoordinator
+from sfm_grpc.coordinator.watches import Bookmark, Emission, Watch, Watches
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.rpc import convert
@@ -36,6 +38,7 @@ class RhoStoreServicer:
         self,
         rho: RhoCoordinator,
         reads: Reads,
+        watches: Watches,
         caches: Caches,
         metrics: Metrics,
         *,
@@ -46,6 +49,8 @@ class RhoStoreServicer:
         self._fields_bytes_max = fields_bytes_max
         self._rho = rho
         self._reads = reads
+        self._watches = watches
+        self._emitted = metrics.watch_events
         self._caches = caches
         self._known: dict[tuple[str, bytes], _Asked] = {}
         self._sources = {cached: metrics.read_source.labels(name) for cached, name in ((True, "cache"), (False, "canonical"))}
@@ -125,6 +130,22 @@ class RhoStoreServicer:
         count = await self._caches.set(tenant, request.namespace, every=request.all, enabled=request.enabled)
         return rho_store_pb2.SetRhoCacheResponse(namespaces=count)
 
+    async def WatchRho(  # noqa: N802
+        self, request: rho_store_pb2.WatchRhoRequest, context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        """See rho_store.proto."""
+        watch = convert.watch(request, scope_of(context, request.namespace))
+        async with contextlib.aclosing(self._watches.follow(watch)) as stream:
+            async for told in stream:
+                if isinstance(told, Bookmark):
+                    message = convert.bookmark(told)
+                else:
+                    self._emitted.inc()
+                    message = await _emitted(told, watch, request.form)
+                # While a slow caller takes the message, nothing else is held for it.
+                del told
+                yield message
+
 
 class _Selected(NamedTuple):
     """What a finished answer depends on besides the snapshot it was made of."""
@@ -162,3 +183,17 @@ def _keep_ready(kept: dict[object, object], selected: _Selected, made: tuple[int
         for old in same:
             del kept[old]
     kept[selected] = made
+
+
+async def _emitted(told: Emission, watch: Watch, form: matrix_pb2.MatrixForm.ValueType) -> bytes:
+    """A version as bytes: made once for all streams that want the same of it at this moment."""
+    selected = (watch.keys, form, watch.numbers)
+    made = told.ready.get(selected)
+    if made is None:
+        size = sum(map(len, told.numbers.values())) if watch.numbers else 0
+        if size and (form not in _READY_FORMS or size > _LARGE_BYTES):
+            made = asyncio.create_task(asyncio.to_thread(convert.emission, told, watch.keys, form, numbers=True))
+        else:
+            made = convert.emission(told, watch.keys, form, numbers=watch.numbers)
+        told.ready[selected] = made
+    return await asyncio.shield(made) if isinstance(made, asyncio.Task) else cast(bytes, made)

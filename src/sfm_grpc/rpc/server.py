@@ -89,7 +89,11 @@ def _handlers(descriptor: ServiceDescriptor, servicer: object, bytes_max: int) -
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in descriptor.methods:
         kind = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type)
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(_on_bytes(getattr(servicer, method.name), kind, bytes_max))
+        call = getattr(servicer, method.name)
+        if method.server_streaming:
+            handlers[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(call, kind, bytes_max))
+        else:
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(_on_bytes(call, kind, bytes_max))
     return handlers
 
 
@@ -106,6 +110,11 @@ def _on_bytes(call: Callable[..., Any], kind: type[Message] | None, bytes_max: i
     return translated
 
 
+def _streaming(call: Callable[..., Any], kind: type[Message] | None, bytes_max: int) -> Callable[..., Any]:
+    """The same for a call that generates its answers, as bytes."""
+    return lambda raw, context: call(raw if kind is None else convert.parsed(kind, raw, bytes_max), context)
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
     size = settings.message_bytes_max + HEADROOM_BYTES
     return [
@@ -117,7 +126,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # A connection's calls beyond this wait at the caller; those within are answered, if only with OVERLOADED.
-        ("grpc.max_concurrent_streams", 2 * settings.concurrent_rpcs_max + _HEALTH_STREAMS),
+        ("grpc.max_concurrent_streams", 2 * (settings.concurrent_rpcs_max + settings.watch_streams_max) + _HEALTH_STREAMS),
         # A caller that is gone or stands still holds its answers' bytes no longer than this.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -119,6 +119,12 @@ class Store(Protocol):
         file is busy, or it is closed): then `read` must be asked.
         """
 
+    async def newest(self, scopes: Collection[Scope]) -> Mapping[Scope, int]:
+        """The versions that namespaces are at now, as one consistent look; one that does not exist is left out.
+
+        For whoever asks for many of them again and again. Raises StoreUnavailable.
+        """
+
     async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
         """Whether a request of this id succeeded before and is remembered. Raises StoreUnavailable."""
 

@@ -87,6 +87,11 @@ class SnapshotCache:
             self._kept.move_to_end(scope)
         return snapshot
 
+    def numbers(self, scope: Scope) -> Mapping[bytes, Buffer]:
+        """The numbers that are kept of a namespace, by digest."""
+        snapshot = self.get(scope)
+        return snapshot.numbers if snapshot else {}
+
     def put(self, scope: Scope, snapshot: Snapshot, *, asked_s: float) -> None:
         """Keeps a snapshot that was asked for at `asked_s`, unless a newer one was kept since; makes room for it."""
         old = self._kept.get(scope)

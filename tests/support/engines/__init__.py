@@ -49,6 +49,9 @@ class Engine(Protocol):
     def lose(self, settings: Settings, scope: Scope, version: int, key: str) -> None:
         """Loses the stored numbers, and their certificate, of one key of one version."""
 
+    def rewind(self, settings: Settings, scope: Scope, version: int) -> None:
+        """Makes an earlier version, which is kept, the newest again: a backup was restored."""
+
     def patience(self, seconds: float) -> AbstractContextManager[None]:
         """While it lasts, an engine that is opened in this process waits this long where the store is busy."""
 

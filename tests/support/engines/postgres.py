@@ -100,6 +100,13 @@ class PostgresEngine:
         with _connected(settings) as c:
             c.execute(f"{harm} WHERE version = %s AND namespace_id = %s", (version, _namespace(c, scope)))
 
+    def rewind(self, settings: Settings, scope: Scope, version: int) -> None:
+        with _connected(settings) as c, c.transaction():
+            names = {"id": _namespace(c, scope), "version": version}
+            c.execute(_REWIND, names)
+            c.execute("DELETE FROM sfm.rho_version WHERE namespace_id = %(id)s AND version > %(version)s", names)
+            c.execute("DELETE FROM sfm.rho_body WHERE namespace_id = %(id)s AND put_version > %(version)s", names)
+
     def _harm(self, settings: Settings, scope: Scope, version: int, key: str, change: str) -> None:
         with _connected(settings) as c:
             namespace_id = _namespace(c, scope)
@@ -148,6 +155,10 @@ class PostgresEngine:
                 c.execute(allow.format(sql.Identifier(str(name)), sql.SQL("true")))
 
 
+_REWIND = """
+UPDATE sfm.namespace n SET version = v.version, keys = v.keys, put_versions = v.put_versions, commit_id = commit_id # 1
+FROM sfm.rho_version v WHERE n.namespace_id = %(id)s AND v.namespace_id = %(id)s AND v.version = %(version)s
+"""
 _MISSING = """
 SELECT v.namespace_id, e.key, e.put_version FROM sfm.rho_version v, unnest(v.keys, v.put_versions) AS e (key, put_version)
 EXCEPT SELECT namespace_id, key, put_version FROM sfm.rho_body

@@ -65,6 +65,16 @@ class Sqlite:
         with _body(settings, scope, version, key) as (c, body_id):
             c.execute("DELETE FROM rho_body WHERE body_id = ?", (body_id,))
 
+    def rewind(self, settings: Settings, scope: Scope, version: int) -> None:
+        here = "namespace_id = (SELECT namespace_id FROM namespace WHERE tenant = :tenant AND name = :name)"
+        names = {"tenant": scope.tenant, "name": scope.namespace, "version": version}
+        with _connected(settings) as c:
+            c.execute("BEGIN IMMEDIATE")
+            for table in ("rho_entry", "rho_version"):
+                c.execute(f"DELETE FROM {table} WHERE {here} AND version > :version", names)
+            c.execute("UPDATE namespace SET version = :version WHERE tenant = :tenant AND name = :name", names)
+            c.execute("COMMIT")
+
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
         usual = connect.__kwdefaults__

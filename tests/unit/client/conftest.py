@@ -21,11 +21,14 @@ def server() -> Iterator[SmallServer]:
 
 
 class Blocked:
-    """An asyncio client called as if it blocked: awaitables are awaited on a loop of their own, async iterators drained."""
+    """An asyncio client called as if it blocked: awaitables are awaited on a loop of their own, async iterators are iterators."""
 
     def __init__(self, inner: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._inner = inner
         self._loop = loop
+
+    def _result(self, awaited: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(awaited, self._loop).result(60)
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._inner, name)
@@ -34,27 +37,29 @@ class Blocked:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = member(*args, **kwargs)
-            if asyncio.iscoroutine(result):
-                return asyncio.run_coroutine_threadsafe(result, self._loop).result(60)
-            if isinstance(result, AsyncIterator):
-                return self._drained(result)
-            return Blocked(result, self._loop)
+            return self._result(result) if asyncio.iscoroutine(result) else Blocked(result, self._loop)
 
         return call
 
-    def _drained(self, items: AsyncIterator[Any]) -> Iterator[Any]:
-        async def following() -> list[Any]:
-            return [item async for item in _first(items)]
+    def __iter__(self) -> Any:
+        return self
 
-        while item := asyncio.run_coroutine_threadsafe(following(), self._loop).result(60):
-            yield item[0]
+    def __next__(self) -> Any:
+        try:
+            return self._result(_next(self._inner))
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def __enter__(self) -> Any:
+        self._result(self._inner.__aenter__())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._result(self._inner.__aexit__(*error))
 
 
-async def _first(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    try:
-        yield await anext(items)
-    except StopAsyncIteration:
-        return
+async def _next(items: AsyncIterator[Any]) -> Any:
+    return await anext(items)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,8 @@ class SmallServer:
         self.clamp = False
         self.aligned = True
         self.page_size = 3
+        self.ending: list[SfmError] = []
+        """What streams end with, one each."""
         self._lock = threading.Lock()
         self.port = 0
         self.start()
@@ -86,6 +89,9 @@ class SmallServer:
         return [s for s in self.seen if s.method == method]
 
     def _handler(self, method: str, kind: Any) -> grpc.RpcMethodHandler:
+        if method == "WatchRho":
+            return grpc.unary_stream_rpc_method_handler(self._watched(kind))
+
         def serve(raw: bytes, context: grpc.ServicerContext) -> bytes:
             seen = Seen(method, raw, kind.FromString(raw), dict(context.invocation_metadata()))
             self.seen.append(seen)
@@ -100,7 +106,51 @@ class SmallServer:
 
         return grpc.unary_unary_rpc_method_handler(serve)
 
+    def _watched(self, kind: Any) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
+        def serve(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            seen = Seen("WatchRho", raw, kind.FromString(raw), dict(context.invocation_metadata()))
+            self.seen.append(seen)
+            try:
+                self.before(seen, context)
+                yield from self.WatchRho(seen.request, context)
+            except SfmError as error:
+                fail(context, error)
+
+        return serve
+
     # ---- the methods
+
+    def WatchRho(self, request: rho_store_pb2.WatchRhoRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """A bookmark at once where there is nothing to tell, and one after each version."""
+        kept = self.namespaces.setdefault(request.namespace, Kept())
+        at = request.after_version if request.HasField("after_version") else max(0, kept.newest - 1)
+        told = -1
+        while context.is_active():
+            if self.ending:
+                raise self.ending.pop()
+            if at > kept.newest:
+                raise VersionNotReached(namespace=request.namespace, min_version=at, current=kept.newest)
+            if at < kept.newest:
+                at = kept.newest if request.newest_only else at + 1
+                yield self._told(request, at, kept.versions[at])
+            elif told < at:
+                told = at
+                reply = rho_store_pb2.WatchRhoResponse(version=at, bookmark=True, as_of_time={"seconds": TIME_S + 200 + at})
+                yield reply.SerializeToString()
+            else:
+                time.sleep(0.002)
+
+    def _told(self, request: Any, version: int, held: dict[str, rho_store_pb2.NamedMatrix]) -> bytes:
+        reply = rho_store_pb2.WatchRhoResponse(
+            version=version, commit_time={"seconds": TIME_S + version}, as_of_time={"seconds": TIME_S + 100 + version},
+            committer="c", metadata={"a": "b"}, changed_keys=list(held), valid=True,
+        )  # fmt: skip
+        for key in sorted(set(request.keys or held) & set(held)):
+            named = reply.matrices.add()
+            named.CopyFrom(held[key])
+            if request.view != rho_store_pb2.VIEW_FULL:
+                named.matrix.ClearField(named.matrix.WhichOneof("content"))
+        return reply.SerializeToString()
 
     def CommitRho(self, request: rho_store_pb2.CommitRhoRequest) -> bytes:
         kept = self.namespaces.setdefault(request.namespace, Kept())
@@ -240,5 +290,6 @@ _RHO_STORE = {
     "GetRho": rho_store_pb2.GetRhoRequest,
     "ListRhoVersions": rho_store_pb2.ListRhoVersionsRequest,
     "RestoreRho": rho_store_pb2.RestoreRhoRequest,
+    "WatchRho": rho_store_pb2.WatchRhoRequest,
 }
 _HEALTH = {"GetHealth": health_pb2.GetHealthRequest, "GetServerInfo": health_pb2.GetServerInfoRequest}

@@ -15,6 +15,7 @@ from sfm_grpc import memory
 from sfm_grpc.client import Client, InvalidRequest, Tls
 from sfm_grpc.client.channel import Endpoint, default_name, is_loopback
 from sfm_grpc.client.flows import METHODS
+from sfm_grpc.client.watching import STREAMS
 from tests.unit.client.small_server import SmallServer
 
 
@@ -66,7 +67,7 @@ def test_of_several_servers_one_answers_while_the_other_is_gone(connect, server:
 
 def test_every_method_exists_and_none_is_forgotten() -> None:
     services = [rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"], health_pb2.DESCRIPTOR.services_by_name["Health"]]
-    assert set(METHODS) == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
+    assert {*METHODS, *STREAMS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
 
 
 @pytest.mark.parametrize(

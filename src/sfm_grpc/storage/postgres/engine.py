@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -150,6 +150,10 @@ class PostgresStore:
     def peek(self, _scope: Scope) -> int | None:
         """See the contract: there is a network between."""
         return None
+
+    async def newest(self, scopes: Collection[Scope]) -> Mapping[Scope, int]:
+        """See the contract."""
+        return await self._pool.run(lambda c: reads.newest(c, scopes))
 
     async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
         """See the contract."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -63,6 +63,13 @@ async def body(connection: AsyncConnection, scope: Scope, entry: Entry, number: 
     if not held:
         raise VersionCompacted(namespace=scope.namespace, version=number, oldest=oldest, current=newest)
     return Stored(entry, sha256, packed, numbers)
+
+
+async def newest(connection: AsyncConnection, scopes: Collection[Scope]) -> Mapping[Scope, int]:
+    """`Store.newest`."""
+    asked = {"tenants": [s.tenant for s in scopes], "namespaces": [s.namespace for s in scopes]}
+    cursor = await connection.execute(SQL["newest"], asked, binary=True)
+    return {Scope(tenant, namespace): version for tenant, namespace, version in await cursor.fetchall()}
 
 
 async def remembers(connection: AsyncConnection, scope: Scope, method: str, request_id: str) -> bool:

@@ -31,6 +31,11 @@ LEFT JOIN LATERAL (
   SELECT * FROM sfm.rho_body WHERE namespace_id = n.namespace_id AND key = e.key AND put_version = e.put_version LIMIT 1) b ON true
 WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text;
 
+-- name: newest
+-- The version of each of these namespaces that exists.
+SELECT w.tenant, w.name, n.version FROM unnest(%(tenants)s::text[], %(namespaces)s::text[]) AS w (tenant, name)
+CROSS JOIN LATERAL (SELECT version FROM sfm.namespace WHERE tenant = w.tenant AND name = w.name LIMIT 1) n;
+
 -- name: remembers
 SELECT 1 FROM sfm.request
 WHERE tenant = %(tenant)s::text AND namespace = %(namespace)s::text AND method = %(method)s::text AND request_id = %(request_id)s::text;

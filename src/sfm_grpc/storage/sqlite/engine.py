@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -169,6 +169,10 @@ class SqliteStore:
         except sqlite3.Error:
             return None
         return row[0] if row else 0
+
+    async def newest(self, scopes: Collection[Scope]) -> Mapping[Scope, int]:
+        """See the contract."""
+        return await self._read(lambda c: reads.newest(c, scopes))
 
     async def remembers(self, scope: Scope, method: str, request_id: str) -> bool:
         """See the contract."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
@@ -54,6 +54,12 @@ def body(connection: sqlite3.Connection, scope: Scope, entry: Entry, number: int
         _, newest, oldest = _namespace(connection, scope)
         raise VersionCompacted(namespace=scope.namespace, version=number, oldest=oldest, current=newest)
     return _numbers(connection, scope, number, entry, row[0])
+
+
+def newest(connection: sqlite3.Connection, scopes: Collection[Scope]) -> Mapping[Scope, int]:
+    """`Store.newest`."""
+    rows = ((scope, connection.execute(PEEK, (scope.tenant, scope.namespace)).fetchone()) for scope in scopes)
+    return {scope: row[0] for scope, row in rows if row}
 
 
 def remembers(connection: sqlite3.Connection, scope: Scope, method: str, request_id: str) -> bool:
