@@ -143,7 +143,7 @@ class App:
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.presence.end)
-        for part in (self.fences, self.leases, self.cache):
+        for part in (self.cache, self.fences, self.leases):
             if part is not None:
                 self._stack.push_async_callback(part.close)
         await self.presence.begin()

@@ -38,6 +38,8 @@ class Mutant:
     faults: str
     scene: str = "two writers"
     wrong: str = "stale"
+    misses: int = 1
+    """Of the reader."""
 
     @property
     def parts(self) -> Parts:
@@ -45,13 +47,13 @@ class Mutant:
 
     def explored(self, *, faulty: bool = True) -> Explored:
         """What is found with those faults, or with none."""
-        return explore(self.parts, SCENES[self.scene](FAULTS[self.faults if faulty else "none"]))
+        return explore(self.parts, SCENES[self.scene](FAULTS[self.faults if faulty else "none"], misses=self.misses))
 
 
 MUTANTS = [
     Mutant("token", "flush"),
     Mutant("fence", "none"),
-    Mutant("forward", "timeout"),
+    Mutant("forward", "timeout", misses=2),
     Mutant("run_id", "restart"),
     Mutant("registered_run_id", "failover"),
     Mutant("lease", "none", "two writers, off at first"),

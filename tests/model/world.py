@@ -9,6 +9,7 @@ from tests.model.scripts import ABSENT, LEASE, Command, Hash, Plant, Server, emp
 
 CacheState = Literal["on", "off", "drained"]
 
+# Names, of their tokens too.
 WRITERS = ("W1", "W2")
 
 # How often a drained cache is turned on again.
@@ -25,7 +26,7 @@ class Faults(NamedTuple):
     flush: int = 0
     """FLUSHALL; eviction is the same."""
     restart: int = 0
-    """Redis starts again, with an old dump if there is one."""
+    """Redis starts again, with what an old dump held."""
     failover: int = 0
     """A replica that lags takes over. The old master lives on, readable and writable."""
 
@@ -172,5 +173,6 @@ def _seen(server: Server) -> str:
     run_id, (writer, a, b, age, *_) = server
     if a == b == ABSENT:
         return "nothing"
-    versions = f"v{a}" if a == b else f"a of {f'v{a}' if a != ABSENT else 'none'}, b of {f'v{b}' if b != ABSENT else 'none'}"
+    first, second = ("nothing" if version == ABSENT else f"v{version}" for version in (a, b))
+    versions = first if a == b else f"{first} of a and {second} of b"
     return versions + (" of another run" if writer != run_id else ", expired" if age >= LEASE else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import secrets
@@ -17,7 +16,7 @@ from sfm_grpc.metrics import CacheMetrics
 from sfm_grpc.model import Buffer, Scope
 from sfm_grpc.storage.leases import LEASE_S, CacheUnavailable, Live, Missed, Planted
 from sfm_grpc.storage.redis.breaker import Breaker
-from sfm_grpc.storage.redis.connection import connected, place
+from sfm_grpc.storage.redis.connection import connected, hang_up, place
 from sfm_grpc.storage.redis.line import Caller, Line, ShardedLine, in_a_pipeline
 from sfm_grpc.storage.redis.options import RedisOptions
 from sfm_grpc.storage.redis.scripts import FILL, PLANT, PUBLISH, READ, Script
@@ -65,9 +64,8 @@ class RedisCache:
             self._probing.cancel()
             await asyncio.wait({self._probing})
         self._line.close()
-        for client in (self._control, self._content):
-            with contextlib.suppress(RedisError, OSError):
-                await client.aclose()
+        await hang_up(self._control)
+        await hang_up(self._content)
 
     async def _probe_for_ever(self) -> None:
         while True:

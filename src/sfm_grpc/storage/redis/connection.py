@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from redis.asyncio.connection import BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from sfm_grpc.storage.redis.options import RedisOptions
 
@@ -38,11 +40,12 @@ def problem(url: str) -> str:
             "a cluster has no databases but 0": kind.endswith("+cluster") and path not in ("", "0"),
             "its database is not a number": kind in ("redis", "rediss") and bool(path) and not path.isdecimal(),
         }
-        if kind in ("redis", "rediss"):
+        found = next((what for what, is_so in wrong.items() if is_so), "")
+        if not found and kind in ("redis", "rediss"):
             parse_url(url)
     except ValueError as error:
         return "its port is not one" if "ort" in str(error) else "a parameter after ? is not what it should be"
-    return next((what for what, is_so in wrong.items() if is_so), "")
+    return found
 
 
 def place(url: str) -> str:
@@ -72,6 +75,14 @@ def connected(options: RedisOptions, *, timeout_s: float) -> Client:
         **usual | dict(parse_url(options.url)), max_connections=options.connections_max, timeout=timeout_s, retry=_once()
     )
     return aio.Redis.from_pool(pool)
+
+
+async def hang_up(client: Client) -> None:
+    """Closes a client, and those by which it asked Sentinels."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    for one in (client, *(manager.sentinels if manager is not None else ())):
+        with contextlib.suppress(RedisError, OSError):
+            await one.aclose()
 
 
 def _sharded(options: RedisOptions, usual: dict[str, Any]) -> Client:

@@ -96,7 +96,11 @@ class Line:
 
     async def _connect(self) -> _Wire:
         connection: Any = self._pool.make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         # From here on it is ours: it is not given back, and redis-py must not read from it.
         writer, connection._writer, connection._reader = connection._writer, None, None
         self._wire = _Wire(writer)
