@@ -16,8 +16,9 @@ from typing import Any
 SFM = (sys.executable, "-m", "sfm_grpc.cli")
 
 URL = "SFM_POSTGRES_URL"
-# What the environment says of Postgres is for the demo's servers too; nothing else that it says to servers is.
-_OF_POSTGRES = ("SFM_POSTGRES_", "SFM_ALLOW_UNSAFE_DURABILITY")
+REDIS_URL = "SFM_REDIS_URL"
+# What the environment says of Postgres and of Redis is for the demo's servers too; nothing else that it says to servers is.
+_OF_POSTGRES = ("SFM_POSTGRES_", "SFM_ALLOW_UNSAFE_DURABILITY", "SFM_REDIS_")
 _MIGRATE_S = 60.0
 _TENANT = "default"
 
@@ -78,9 +79,11 @@ def postgres(given: Mapping[str, str]) -> Store:
     found = _migrate(told)
     place, applied = str(found["data"]), [f"{step['number']} ({step['name']})" for step in found["applied"]]
     done = f"applied {', '.join(applied)}" if applied else "nothing to apply"
-    steps = (f"sfm migrate: {done}; {place} has schema {found['schema']}",)
+    steps = [f"sfm migrate: {done}; {place} has schema {found['schema']}"]
+    if given.get(REDIS_URL):
+        steps.append(f"reads go through the Redis that {REDIS_URL} names: pull its plug while this runs, if you like")
     tenant = f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return Store(told | _KEEP_EVERYTHING, tenant, steps, place)
+    return Store(told | _KEEP_EVERYTHING, tenant, tuple(steps), place)
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:

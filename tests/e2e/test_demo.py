@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from examples.cognitive_manager.tally import Acknowledged
 from sfm_grpc.client import Client, Commit, Namespace, NotFound, Unreachable
 from tests.support.services.databases import Database
 from tests.support.services.fixtures import FreshDatabase
+from tests.support.services.redis_fixtures import StartRedis
+from tests.support.services.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 DEMO = (sys.executable, "-m", "examples.cognitive_manager.demo")
@@ -168,6 +171,39 @@ def test_of_two_servers_either_may_be_killed(store: Store) -> None:
     assert "60 batches once each" in ran.stdout
     assert "2 on one store; each answers version 60 with the same bits" in ran.stdout
     store.check(ran)
+
+
+def test_pulling_redis_plug_fails_no_read_and_loses_no_commit(fresh_database: FreshDatabase, redis_server: StartRedis) -> None:
+    redis = redis_server()
+    given = {"SFM_POSTGRES_URL": fresh_database().url, "SFM_REDIS_URL": redis.url, "SFM_REDIS_SETTLE_S": "0.2"}
+    pulled = threading.Thread(target=pull_the_plug, args=(redis,))
+    pulled.start()
+    told, ran = demo("--servers", "2", "--batches", "60", "--pause", "0.1", environment=given)
+    pulled.join()
+    assert "reads go through the Redis that SFM_REDIS_URL names" in ran.stderr
+    assert (told["store"], told["servers"], told["commits"]) == ("postgres", 2, 60)
+    assert "60 batches once each" in ran.stdout
+    assert "outages" not in ran.stdout, "no call went unanswered"
+
+
+def pull_the_plug(redis: RedisServer) -> None:
+    """Once it is in use: killed, back after a while, emptied, frozen, and gone for good."""
+    deadline = time.monotonic() + TIMEOUT_S
+    with redis.client() as client:
+        while not client.keys("*:lease") and time.monotonic() < deadline:
+            time.sleep(0.02)
+    time.sleep(0.3)
+    redis.kill()
+    time.sleep(1.0)
+    redis.start()
+    time.sleep(1.0)
+    with redis.client() as client:
+        client.flushall()
+    redis.freeze()
+    time.sleep(1.0)
+    redis.thaw()
+    time.sleep(1.0)
+    redis.kill()
 
 
 def test_on_postgres_each_run_has_a_tenant_of_its_own(fresh_database: FreshDatabase) -> None:
