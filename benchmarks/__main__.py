@@ -18,7 +18,19 @@ from rich.table import Table
 from benchmarks.harness import Section
 from benchmarks.machine import facts, load_now
 
-NAMES = ("admission", "reads", "commits", "stalls", "flatness", "health", "updates", "postgres_commits", "leased", "growth")
+NAMES = (
+    "admission",
+    "reads",
+    "commits",
+    "stalls",
+    "flatness",
+    "health",
+    "updates",
+    "postgres_commits",
+    "leased",
+    "guarded",
+    "growth",
+)
 _RESULTS = Path(__file__).parent / "results"
 
 

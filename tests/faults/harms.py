@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.faults.clients import Load
 from tests.faults.servers import FailingServer
 from tests.support.failpoints import SENT
+from tests.support.mutants import CLOCK_KEY
 from tests.support.servers import settings_for, until
 from tests.support.services.databases import Database
 from tests.support.services.postgres_server import PostgresServer
@@ -139,6 +140,7 @@ class Harms:
             self.cut_from_redis: 3,
             self.hang_redis: 2,
             self.slow_redis: 1,
+            self.step_clock: 3,
             self.hold_a_fill: 4,
             self.hold_a_fill_and_flush: 3,
             self.hold_a_fill_and_drain: 3,
@@ -301,6 +303,11 @@ class Harms:
         await asyncio.sleep(1.0)
         for way in self.ways:
             way.delay(0)
+
+    async def step_clock(self) -> None:
+        """Its clock jumps ahead, or steps back by less than the margin."""
+        with self.redis.client() as client:
+            client.incrby(CLOCK_KEY, self.rng.choice((-200, -100, 300, 900, 5_000, 3_600_000)))
 
     async def another_redis(self) -> None:
         """One server is on another Redis than the others for a while."""

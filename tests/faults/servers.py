@@ -74,7 +74,9 @@ class FailingServer(ServerProcess):
 
 def run(armed: str, without: str, parent: Connection, log: str, told: Mapping[str, object], file_bytes_max: int | None) -> None:
     """What such a process runs: the same as every server of the tests, its seams wrapped first."""
+    patch = pytest.MonkeyPatch()
+    mutants.with_a_clock_that_steps(patch)
     if without:
-        mutants.without(without, pytest.MonkeyPatch())
+        mutants.without(without, patch)
     failpoints.install(armed)
     runner.run(parent, log, told, file_bytes_max)

@@ -12,6 +12,7 @@ from sfm_grpc.model import Scope
 from sfm_grpc.storage.leases import LEASE_S, CacheUnavailable, Live, Missed, Planted
 from sfm_grpc.storage.redis import RedisCache
 from tests.lua.conftest import MakeCache
+from tests.support.mutants import CLOCK_KEY, with_a_clock_that_steps
 from tests.support.services.redis_fixtures import StartRedis
 from tests.support.services.redis_process import RunningRedis
 
@@ -292,3 +293,26 @@ async def test_evicted_is_forgotten_altogether(redis_server: StartRedis, make_ca
     late = await missed(cache)
     assert late.version == 0
     assert await cache.fill(N, late, 7, name(7)) == b""
+
+
+# ---- when its clock steps
+
+
+async def test_a_clock_that_jumps_ahead_ends_leases_and_one_that_steps_back_lengthens_none(
+    redis_server: StartRedis, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_clock_that_steps(monkeypatch)
+    server = redis_server()
+    cache = make_cache(server.url)
+    with server.client() as client:
+        await filled(cache, 7)
+        client.incrby(CLOCK_KEY, 1000)
+        ahead = await missed(cache)
+        assert (ahead.version, ahead.age_s >= LEASE_S) == (7, True)
+        assert await cache.fill(N, ahead, 7, name(7)) == name(7)
+        assert await cache.check(N) == Live(7, name(7))
+        client.incrby(CLOCK_KEY, -5000)  # to before the lease began
+        behind = await missed(cache)
+        assert behind.token
+        assert await cache.fill(N, behind, 7, name(7)) == name(7)
+        assert await cache.check(N) == Live(7, name(7))

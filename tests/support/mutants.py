@@ -21,6 +21,7 @@ from sfm_grpc.storage.redis import scripts
 from sfm_grpc.storage.redis.scripts import Script
 
 Patch = pytest.MonkeyPatch
+CLOCK_KEY = "sfm-test:clock"
 
 
 def without(part: str, patch: Patch) -> None:
@@ -148,6 +149,14 @@ def _fencing(patch: Patch) -> None:
         return None
 
     patch.setattr(Fences, "tell", tell)
+
+
+def with_a_clock_that_steps(patch: Patch) -> None:
+    """No part is missing: the scripts' clock, the only one of Redis' that counts, is off by the milliseconds in `CLOCK_KEY`."""
+    for script in (scripts.READ, scripts.PLANT, scripts.FILL, scripts.PUBLISH):
+        now = "local now = time[1] * 1000 + math.floor(time[2] / 1000)"
+        if now in script.text:
+            _script(patch, script, (now, f"{now} + tonumber(redis.call('GET', '{CLOCK_KEY}') or 0)"))
 
 
 PARTS: Mapping[str, Callable[[Patch], None]] = {
