@@ -38,6 +38,8 @@ class ServerProcess:
         self._settings = {
             "SFM_LISTEN": self.target,
             "SFM_HTTP_LISTEN": "",
+            # Servers, managers and databases share a few cores: to be late is no reason to be refused here.
+            "SFM_SHED_WAIT_MS": "5000",
             **(kept or store.embedded(directory)).settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
