@@ -31,8 +31,6 @@ from tests.support.services.absence import AbsentError
 from tests.support.services.postgres import own_cluster
 from tests.support.services.redis import own_redis
 
-# Clients are judged, and begin anew on other namespaces, after so many kills.
-ROUND_KILLS = 20
 CLIENTS, NAMESPACES = 5, 3
 # Between faults, so that servers get to their reads.
 PAUSE_COMMITS = 12
@@ -98,7 +96,7 @@ async def _round(harms: Harms, account: Account, turn: int, goal: argparse.Names
     """Clients on namespaces of their own, until so many kills; where there were enough, as many reads as a round of them has."""
     addresses = [server.address for server in harms.servers]
     namespaces = [f"{turn}-{number}" for number in range(NAMESPACES)]
-    kills = harms.kills + ROUND_KILLS
+    kills = harms.kills + goal.round_kills
     load = Load(addresses, namespaces, clients=CLIENTS, seed=hash((goal.seed, turn)), name=f"{turn}-c", leased=True, pause_s=0.05)
     readers = Readers(harms.file(f"reads-{turn}"), addresses, namespaces)
     harms.load = load
@@ -131,6 +129,7 @@ async def _prepared(goal: argparse.Namespace) -> AsyncIterator[Harms]:
 def run() -> int:
     arguments = argparse.ArgumentParser(prog="python -m tests.faults.long", description=__doc__.partition("\n")[0])
     arguments.add_argument("--kills", type=int, default=500, help="SIGKILLs of servers, Postgres and Redis")
+    arguments.add_argument("--round-kills", type=int, default=20, help="clients are judged, and begin anew, after so many")
     arguments.add_argument("--reads", type=int, default=1_000_000, help="reads that are checked")
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--minutes", type=float, default=60, help="the end, however many kills and reads there were")

@@ -366,3 +366,45 @@ async def test_what_cannot_be_written_down_is_not_told(serve: Serve, redis_serve
     assert (again.version, again.replayed) == (2, True)
     with pytest.raises(VersionConflict):
         await commit(server, 0)
+
+
+# ---- while Postgres is away
+
+
+async def test_an_expired_lease_is_good_enough_for_who_says_so(
+    fresh_database: FreshDatabase, redis_server: StartRedis, fault_proxy: StartProxy
+) -> None:
+    """A server that never read the namespace answers from what Redis still holds, and tells how old that is."""
+    database, redis = fresh_database(migrated), redis_server()
+    way = fault_proxy(database.url)
+    async with contextlib.AsyncExitStack() as stack:
+        servers = []
+        for url in (database.url, way.url(database.url)):
+            server = InProcess(settings_for(postgres_url=url, redis_url=redis.url, redis_settle_s=0, rho_read_timeout_ms=500))
+            await server.open()
+            stack.push_async_callback(server.close)
+            servers.append(server)
+        writer, reader = servers
+        await commit(writer, 0)
+        await until_live(writer)
+        way.cut()
+        live_now = await reader.get(N)
+        assert (live_now.version, live_now.degraded) == (1, False)  # no database is needed while a lease stands
+        await asyncio.sleep(LEASE_S)
+        with pytest.raises(StoreUnavailable):
+            await reader.get(N)
+        before_us = time.time_ns() // 1000
+        old = await reader.get(N, max_staleness_s=60)
+        assert (old.version, old.cached, old.degraded) == (1, True, True)
+        assert old["rho"].numbers == density(seed=1).tobytes()
+        assert before_us - 60_000_000 < old.as_of_us < before_us
+        with pytest.raises(StoreUnavailable):
+            await reader.get(N, max_staleness_s=0.5)
+        way.restore()
+
+        async def is_back() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                return not (await reader.get(N)).degraded
+            return False
+
+        await until(is_back, within_s=30)

@@ -5,6 +5,8 @@ A driver raises the errors of `sfm_grpc.errors`, whichever door it uses.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -294,24 +296,27 @@ def _update(change: Put | Delete, place: int) -> Update:
 
 
 class OverGrpc:
-    """Asks a real server on a free port."""
+    """Asks a real server on a free port; behind Redis three of them, each question another one."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._open = contextlib.AsyncExitStack()
 
     async def open(self) -> None:
-        self.app = await App(self.settings).__aenter__()
-        self.channel = grpc.aio.insecure_channel(self.app.address, options=CHANNEL_OPTIONS)
+        apps = [await self._open.enter_async_context(App(self.settings)) for _ in range(3 if self.settings.redis_url else 1)]
+        opened = (grpc.aio.insecure_channel(app.address, options=CHANNEL_OPTIONS) for app in apps)
+        channels = [await self._open.enter_async_context(channel) for channel in opened]
+        self.app, self.channel = apps[0], channels[0]
+        self._channels = itertools.cycle(channels)
 
     async def close(self) -> None:
-        await self.channel.close()
-        await self.app.__aexit__(None, None, None)
+        await self._open.aclose()
 
     async def _call(self, method: str, request: Any, response: Any, tenant: str, committer: str = "") -> Any:
         metadata = [("x-soma-tenant", tenant)] if tenant != "default" else []
         if committer:
             metadata.append(("x-soma-client", committer))
-        call = self.channel.unary_unary(
+        call = next(self._channels).unary_unary(
             f"/sfm.v1.RhoStore/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
