@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from sfm_grpc.errors import (
     VersionNotReached,
 )
 from sfm_grpc.model import Kind, Scope
+from sfm_grpc.storage.leases import LEASE_S
 from tests.support.drivers import Delete, Driver, Put, put, restart, series
 from tests.support.engines import Engine
 from tests.support.matrices import density, sha256, sketch
@@ -81,10 +83,11 @@ async def test_keys_that_cannot_be_are_refused(driver: Driver, keys: list[str], 
 # ---- freshness ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_just_committed_is_read_from_memory(driver: Driver) -> None:
+async def test_what_was_just_committed_is_read_from_memory(driver: Driver, engine: Engine) -> None:
     [rho] = await series(driver, "n", 1)
     read = await driver.get("n")
-    assert (read.cached, read.degraded, read["rho"].numbers) == (True, False, rho.tobytes())
+    assert (read.degraded, read["rho"].numbers) == (False, rho.tobytes())
+    assert read.cached or engine.leases, "behind Redis it may be another server that is asked"
 
 
 async def test_after_a_restart_the_store_is_read_once_and_memory_then(driver: Driver) -> None:
@@ -221,7 +224,11 @@ async def test_an_exact_version_can_be_known_too(driver: Driver) -> None:
 
 async def test_without_the_store_a_read_fails_unless_staleness_is_accepted(driver: Driver, engine: Engine) -> None:
     [rho] = await series(driver, "n", 1)
+    for _ in range(3):  # whichever server is asked, it has read it once
+        await driver.get("n")
     with engine.unplugged(driver.settings):
+        if engine.leases:
+            await asyncio.sleep(LEASE_S)  # while one stands no store is needed
         for how in ({}, {"canonical": True}, {"min_version": 1}):
             with pytest.raises(StoreUnavailable):
                 await driver.get("n", **how)

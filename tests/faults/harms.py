@@ -22,6 +22,8 @@ from tests.support.services.redis_server import RedisServer
 KEPT = 40
 STATEMENT_MS = 800
 SERVERS = 3
+# Where a part of the protocol is missing, so many of the faults are the one that it is there for.
+_AIMED = 0.6
 KILL_POINTS = [
     "commit.received",
     "commit.admitted",
@@ -72,8 +74,13 @@ class Harms:
         self.store_way = self.stack.enter_context(FaultProxy.to(database.url))
         self.settings = settings_for(postgres_url=database.url)
         stores = [database.url, self.store_way.url(database.url), database.url]
-        self.servers = [self._server(directory, number, stores[number], without) for number in range(SERVERS)]
+        # Where fills are not gated, that shows while a Redis that is there is not used yet.
+        settle_s = 2.0 if without == "gated_fill" else 0.0
+        self.servers = [self._server(directory, number, stores[number], settle_s) for number in range(SERVERS)]
+        for server in self.servers:
+            server.without = without
         self.rng = random.Random(seed)
+        self.without = without
         self.kills = 0
         self.faults: Counter[str] = Counter()
         self.load: Load | None = None
@@ -81,20 +88,18 @@ class Harms:
         self._directory = directory
         self._held = 0
 
-    def _server(self, directory: Path, number: int, postgres_url: str, without: str) -> FailingServer:
-        server = FailingServer(
+    def _server(self, directory: Path, number: int, postgres_url: str, settle_s: float) -> FailingServer:
+        return FailingServer(
             directory / f"server-{number}.log",
             postgres_url=postgres_url,
             redis_url=self.ways[number].url(self.redis.url),
-            redis_settle_s=0,
+            redis_settle_s=settle_s,
             rho_history_versions=KEPT,
             postgres_statement_timeout_ms=STATEMENT_MS,
             postgres_lock_timeout_ms=STATEMENT_MS // 2,
             postgres_connect_timeout_s=2,
             shed_wait_ms=60_000,
         )
-        server.without = without
-        return server
 
     @property
     def complaints(self) -> list[str]:
@@ -113,11 +118,27 @@ class Harms:
 
     async def harm(self) -> None:
         """One fault, and all is up again."""
-        faults = self._faults()
+        faults, aimed = self._faults(), self._aimed().get(self.without)
         [fault] = self.rng.choices(list(faults), list(faults.values()))
+        if aimed is not None and self.rng.random() < _AIMED:
+            fault = aimed
         self.faults[fault.__name__] += 1
         await asyncio.sleep(self.rng.uniform(0, 0.05))
         await fault()
+
+    def _aimed(self) -> Mapping[str, Fault]:
+        """By part of the cache protocol: what it is there for."""
+        return {
+            "token": self.hold_a_fill_and_flush,
+            "fence": self.hold_a_fill,
+            "run_id": self.old_dump,
+            "registered_run_id": self.another_redis,
+            "lease": self.cut_from_redis,
+            "lease_from_token_time": self.hold_a_fill_and_drain,
+            "token_before_commit": self.hold_a_fence_and_flush,
+            "gated_fill": self.kill_redis,
+            "drain": self.cut_from_redis,
+        }
 
     def _faults(self) -> Mapping[Fault, int]:
         return {
