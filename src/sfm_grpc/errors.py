@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from sfm_grpc.model import CacheSeen
-
 DOMAIN = "sfm"
 
 # Trailing metadata has a few KiB: a list of names is cut, never the call.
@@ -48,8 +46,8 @@ class SfmError(Exception):
     request_id: str = ""
     """The server's id of the failed call, set by the client; it finds the call in the server's log."""
 
-    seen: CacheSeen | None = None
-    """What an engine that refuses a transaction saw of the head's cache in the same look: for whoever tells the refusal. No fact."""
+    seen: object = None
+    """The `model.CacheSeen` of the look in which an engine refused a transaction: for whoever tells the refusal. No fact."""
 
     def __post_init__(self) -> None:
         """Completes a dataclass exception: its arguments are its facts."""

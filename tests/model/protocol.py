@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.model.parts import Parts
-from tests.model.scripts import LEASE, Command, Fill, Key, Plant, Publish, Server, aged, empty, live
+from tests.model.scripts import LEASE, Command, Fill, Key, Plant, Publish, Server, aged, emptied, live
 from tests.model.world import RETURNS, WRITERS, At, Reader, ReaderAt, Sent, World, Writer, forgetting
 
 Step = tuple[str, World]
@@ -27,7 +27,7 @@ def steps(parts: Parts, world: World) -> Iterator[Step]:
 def raw_steps(parts: Parts, world: World) -> Iterator[Step]:
     """The same, with nothing forgotten."""
     yield "a tick passes", _later(world)
-    yield from _faults(world)
+    yield from _faults(parts, world)
     yield from _late_commands(parts, world)
     yield from _cache_state(parts, world)
     for place, writer in enumerate(world.writers):
@@ -45,12 +45,13 @@ def _later(world: World) -> World:
     return world._replace(head=head, servers=servers, dump=world.dump and aged(world.dump))
 
 
-def _faults(world: World) -> Iterator[Step]:
+def _faults(parts: Parts, world: World) -> Iterator[Step]:
     faults, (redis, *old) = world.faults, world.servers
     if faults.flush:
         left = faults._replace(flush=faults.flush - 1)
-        for place, (run_id, _) in enumerate(world.servers):
-            yield f"FLUSHALL@{run_id}", world.with_server(place, Server(run_id, empty(run_id)))._replace(faults=left)
+        for place, server in enumerate(world.servers):
+            lost = Server(server.run_id, emptied(parts, server))
+            yield f"FLUSHALL@{server.run_id}", world.with_server(place, lost)._replace(faults=left)
     if (faults.restart or faults.failover) and world.dump is None:
         yield "Redis is dumped, or copied to a replica", world._replace(dump=redis.hash)
     if world.dump is None:

@@ -57,6 +57,12 @@ def empty(run_id: int) -> Hash:
     return Hash(run_id, ABSENT, ABSENT, LEASE, 0, frozenset())
 
 
+def emptied(parts: Parts, server: Server) -> Hash:
+    """What is left of a hash. Where FILL needs no token, the time of planting travels with it instead, and is not lost."""
+    left = empty(server.run_id)
+    return left if parts.token else left._replace(tokens=server.hash.tokens)
+
+
 def filled(run_id: int, version: int) -> Hash:
     """A version with a fresh lease."""
     return Hash(run_id, version, version, 0, 0, frozenset())
@@ -154,19 +160,18 @@ Command = Plant | Fill | Publish
 def _own(parts: Parts, server: Server) -> Hash:
     """The hash, without what another run wrote."""
     foreign = parts.run_id and server.hash.run_id != server.run_id
-    return empty(server.run_id) if foreign else server.hash
+    return emptied(parts, server) if foreign else server.hash
 
 
 def _filled(parts: Parts, there: Hash, token: str, version: int, key: Key | None = None) -> Hash | None:
     """The hash after a fill; None: refused."""
     stands = next((t for t in there.tokens if t.name == token), None)
-    if parts.token and not stands:
+    if not stands or (parts.fence and version < there.fence) or (parts.forward and version < there.version):
         return None
-    if (parts.fence and version < there.fence) or (parts.forward and version < there.version):
-        return None
-    age = stands.age if stands and parts.lease_from_token_time else 0
+    age = stands.age if parts.lease_from_token_time else 0
     if key == "a":  # the token stands until b is filled too
         return there._replace(a=version, age=age)
+    tokens = there.tokens - {stands} if parts.token else there.tokens
     if key == "b":
-        return there._replace(b=version, age=age, tokens=there.tokens - {stands})
-    return there._replace(a=version, b=version, age=age, tokens=there.tokens - {stands})
+        return there._replace(b=version, age=age, tokens=tokens)
+    return Hash(there.run_id, version, version, age, there.fence, tokens)

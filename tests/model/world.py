@@ -175,4 +175,4 @@ def _seen(server: Server) -> str:
         return "nothing"
     first, second = ("nothing" if version == ABSENT else f"v{version}" for version in (a, b))
     versions = first if a == b else f"{first} of a and {second} of b"
-    return versions + (" of another run" if writer != run_id else ", expired" if age >= LEASE else "")
+    return versions + (" of another run" if writer != run_id else ", lease over" if age >= LEASE else "")

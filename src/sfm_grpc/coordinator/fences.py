@@ -107,7 +107,7 @@ class Fences:
 
     async def tell_refusal(self, scope: Scope, error: SfmError) -> None:
         """The same before a refusal that names the namespace's version."""
-        if error.seen is not None:
+        if isinstance(error.seen, CacheSeen):
             await self.tell(scope, min(error.seen.version, getattr(error, "current", 0)), error.seen)
 
     async def _fenced(self, scope: Scope, number: int, seen: CacheSeen, planted: Planted | None, version: Version | None) -> bool:

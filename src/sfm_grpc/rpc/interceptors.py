@@ -271,7 +271,11 @@ def _is_exempt(method: str) -> bool:
 
 async def _abort(context: Context, error: SfmError, request_id: str, details: bytes | None = None) -> NoReturn:
     trailing = ((DETAILS_KEY, details or status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))
-    await context.abort(code_of(error), error.sentence(), trailing)
+    try:
+        await context.abort(code_of(error), error.sentence(), trailing)
+    except grpc.aio.InternalError as gone:
+        # The call ended while it was told: there is nobody to tell, and gRPC would log it as a defect.
+        raise asyncio.CancelledError from gone
     raise AssertionError("abort returns never")
 
 
