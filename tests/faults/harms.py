@@ -48,7 +48,7 @@ KILL_POINTS = [
     "cache.fenced",
 ]
 # These come only with a Redis that cannot be reached.
-DRAIN_POINTS = ["cache.on", "cache.off", "cache.waited", "cache.drained"]
+DRAIN_POINTS = ["drain.unbegun", "drain.begun", "drain.waited", "drain.ended"]
 WAIT_POINTS = ["postgres.commit.unsent", SENT, "postgres.commit.executed", "read.looked", "cache.unfilled", "cache.unfenced"]
 
 Fault = Callable[[], Awaitable[None]]

@@ -46,6 +46,7 @@ COMPACTING = {
     ],
     "sqlite": ["sqlite.compact.begun", "sqlite.compact.executed"],
 }
+LEASED = ["cache.unplanted", "cache.planted", "cache.unfenced", "cache.fenced", "read.looked", "cache.unfilled", "cache.filled"]
 KEPT = 10
 
 
@@ -55,10 +56,11 @@ async def test_a_server_killed_at_any_point_loses_and_doubles_nothing(
     """One is killed on the ways of a commit, the other one while it compacts; clients find whichever is there."""
     one, two = (failing(**store_of(settings), rho_history_versions=KEPT) for _ in range(2))
     await asyncio.gather(one.begin(), two.begin())
-    async with Load([one.address, two.address], ["a", "b"], seed=2) as load:
+    async with Load([one.address, two.address], ["a", "b"], seed=2, leased=engine.leases) as load:
         await load.progress(2 * KEPT)
-        committing = [f"{point}=kill@{2 + turn % 4}" for turn, point in enumerate(ANY_ENGINE + COMMITTING[engine.name])]
-        compacting = [f"{point}=kill@1" for point in COMPACTING[engine.name]]
+        ways = ANY_ENGINE + COMMITTING[engine.store] + (LEASED if engine.leases else [])
+        committing = [f"{point}=kill@{2 + turn % 4}" for turn, point in enumerate(ways)]
+        compacting = [f"{point}=kill@1" for point in COMPACTING[engine.store]]
         await asyncio.gather(_killed(one, committing), _killed(two, compacting))
         await load.progress(5)
     assert await judged(load, one.address, settings) == []

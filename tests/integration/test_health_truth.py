@@ -31,6 +31,7 @@ from tests.support.refusals import refused
 from tests.support.servers import Server, serving, until
 from tests.support.transactions import N, putting, transaction
 
+CANONICAL = rho_store_pb2.Freshness(consistency=rho_store_pb2.CONSISTENCY_CANONICAL)
 OFTEN = pytest.mark.settings(http_listen="127.0.0.1:0", rho_verify_interval_s=0.05)
 FEW = pytest.mark.settings(rho_verify_interval_s=0.05, rho_history_versions=2)
 
@@ -73,7 +74,7 @@ async def test_a_damaged_row_is_named_and_the_others_are_still_looked_at_also_af
     found = await report(server)
     assert {r.namespace: r.corrupt for r in found.rho} == {"a": True, "b": True}
     assert any("cannot be read" in r.problem for r in found.rho)
-    refusal = await refused(server.rho.GetRho(rho_store_pb2.GetRhoRequest(namespace="a")))
+    refusal = await refused(server.rho.GetRho(rho_store_pb2.GetRhoRequest(namespace="a", freshness=CANONICAL)))
     assert (refusal.reason, refusal.facts["damaged"]) == ("RHO_CORRUPT", "version")
     restore = rho_store_pb2.RestoreRhoRequest(namespace="a", expected_version=2, last_valid=rho_store_pb2.LastValid())
     assert (await server.rho.RestoreRho(restore)).restored_version == 1

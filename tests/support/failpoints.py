@@ -65,9 +65,9 @@ SEAMS = (
     Seam(f"{_COORDINATOR}.leased", "Leases._fill", "cache.unfilled", "cache.filled"),
     Seam(f"{_COORDINATOR}.fences", "Fences._fenced", "cache.unfenced", "cache.fenced"),
     Seam(f"{_COORDINATOR}.fences", "Fences.plant", "cache.unplanted", "cache.planted"),
-    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_off", "cache.on", "cache.off"),
-    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_drained", "cache.waited", "cache.drained"),
-    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_on", "cache.unregistered", "cache.registered"),
+    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_off", "drain.unbegun", "drain.begun"),
+    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_drained", "drain.waited", "drain.ended"),
+    Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_on", "registering.begun", "registering.done"),
     # Starting.
     Seam(f"{_POSTGRES}.engine", "PostgresStore.open", "postgres.open.begun", "postgres.open.done"),
     Seam(f"{_POSTGRES}.migrate", "_take_turn", "postgres.migrate.waiting", "postgres.migrate.turn"),

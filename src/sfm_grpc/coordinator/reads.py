@@ -244,7 +244,12 @@ class Reads:
         scope, keys, numbers = asked
         kept = self._cache.get(scope)
         asked_us, asked_s = _now_us(), time.monotonic()
-        reading = await self._ask(scope, kept, number=None, keys=keys, numbers=numbers)
+        try:
+            reading = await self._ask(scope, kept, number=None, keys=keys, numbers=numbers)
+        except StoreUnavailable:
+            self._store_degraded = True
+            raise
+        self._store_degraded = self._store_degraded and self._leases is None  # else each read finds out anew
         # Asked for a version's number, the store said the one that memory holds: so memory answered.
         known = kept is not None and kept.version == reading.version and not reading.numbers
         together = _together(kept, reading)
