@@ -49,7 +49,7 @@ def version_from(manifest: bytes, name: bytes) -> Version | None:
             return None
         entries = tuple(Entry(key, codec.certificate_from_json(text), put) for key, put, text in record.pop("entries"))
         return Version(entries=entries, changed_keys=tuple(record.pop("changed_keys")), **record)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
