@@ -260,7 +260,7 @@ async def test_callers_who_hang_up_leave_nothing_behind(serve: Serve, database: 
         calls = [commit(server, name) for name in ("a", "b", "c")] + [read(server, "d") for _ in range(20)]
         tasks = [asyncio.ensure_future(call) for call in calls]
         await until(lambda: busy_is(server, 2))
-        await until(lambda: _waiting_are(server, 21))
+        await until(lambda: _waiting_are(server, 2))  # a commit, and a read: the other reads share the next one's answer
         for call in calls:
             call.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
