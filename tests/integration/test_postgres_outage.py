@@ -126,7 +126,7 @@ async def test_it_comes_after_the_server_then_its_schema_and_then_all_is_well(
 
             await until(lambda: waits_for("Connection refused"))
             cluster.start()
-            await until(lambda: waits_for("the database has no schema, this release needs 1: run `sfm migrate`"))
+            await until(lambda: waits_for("the database has no schema"))
             await asyncio.to_thread(cli.run, "migrate", cwd=tmp_path, env=env)
 
             async def ready() -> bool:
