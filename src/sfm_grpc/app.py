@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from sfm_grpc import memory, stores
 from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.contents import Contents
 from sfm_grpc.coordinator.examiner import Examiner
 from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
@@ -41,7 +42,7 @@ from sfm_grpc.rpc.load import Load, LoadRules
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage.contract import Reading, Retention, Store
+from sfm_grpc.storage.contract import Retention, Store
 from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class App:
         self.store: Store = stores.build(s, self.metrics.store)
         snapshots = SnapshotCache(bytes_max=s.rho_cache_bytes_max, ttl_s=s.rho_cache_ttl)
         self.cache = stores.build_cache(s, self.store, self.metrics.cache)
-        self.fences = self._fences()
-        self.leases = Leases(self.cache, snapshots, self.fences, self.metrics.cache) if self.cache and self.fences else None
+        contents = Contents(self.cache) if self.cache is not None else None
+        self.fences = self._fences(contents)
+        self.leases = Leases(contents, snapshots, self.fences, self.metrics.cache) if contents and self.fences else None
         self.rho_health = RhoHealth(self.store, self._threads, self.metrics)
         self.reads = Reads(
             self.store, snapshots, self.leases, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt
@@ -84,7 +86,7 @@ class App:
             keys_max=s.keys_per_namespace_max,
             streams_max=s.watch_streams_max,
             poll_s=s.watch_poll_ms / 1000,
-            fence=self._fence_watched,
+            fences=self.fences,
         )
         self.commits = CommitPath(self.store, self.fences)
         for listener in (
@@ -105,16 +107,11 @@ class App:
         self._background: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
 
-    def _fences(self) -> Fences | None:
+    def _fences(self, contents: Contents | None) -> Fences | None:
         """Wherever a cache may stand before the store, if only another process's."""
         if not stores.is_cached(self.store):
             return None
-        return Fences(self.store, self.cache, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
-
-    async def _fence_watched(self, scope: Scope, reading: Reading) -> None:
-        """Before a watch tells of a version, as before a commit is answered."""
-        if self.fences is not None:
-            await self.fences.tell(scope, reading.version.version, reading.seen)
+        return Fences(self.store, contents, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
 
     def _named_windows(self) -> dict[str, LatencyWindow]:
         return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}

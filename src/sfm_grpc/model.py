@@ -178,6 +178,14 @@ class Version:
         """The entry of `key`, if this version holds it."""
         return next((e for e in self.entries if e.key == key), None)
 
+    def chosen(self, keys: tuple[str, ...]) -> tuple[Entry, ...]:
+        """The entries of those of `keys` that this version holds; none named: all."""
+        return tuple(e for e in self.entries if e.key in keys) if keys else self.entries
+
+    def digests(self, keys: tuple[str, ...] = ()) -> set[bytes]:
+        """What the numbers of `keys` are named by; none named: all."""
+        return {e.certificate.digest for e in self.chosen(keys)}
+
 
 @dataclass(frozen=True, slots=True)
 class PutMatrix:

@@ -19,7 +19,7 @@ from sfm_grpc.errors import (
     VersionConflict,
     VersionNotReached,
 )
-from sfm_grpc.model import Kind, Scope
+from sfm_grpc.model import CacheSeen, Kind, Scope
 from tests.support.drivers import LAST_VALID, Ask, Delete, Driver, Put, put, series
 from tests.support.engines import Engine
 from tests.support.matrices import density, sha256, sketch
@@ -330,14 +330,15 @@ async def test_what_is_told_was_fenced_before(driver: Driver, monkeypatch: pytes
     fenced: list[int] = []
     away = True
 
-    async def fence(scope: Scope, reading: Any) -> None:
-        if away:
-            raise StoreUnavailable(problem="the cache cannot be told")
-        assert scope == N
-        await asyncio.sleep(0.01)
-        fenced.append(reading.version.version)
+    class Fences:
+        async def tell(self, scope: Scope, number: int, _seen: CacheSeen | None) -> None:
+            if away:
+                raise StoreUnavailable(problem="the cache cannot be told")
+            assert scope == N
+            await asyncio.sleep(0.01)
+            fenced.append(number)
 
-    monkeypatch.setattr(driver.app.watches, "_fence", fence)
+    monkeypatch.setattr(driver.app.watches, "_fences", Fences())
     async with watch(driver, after_version=0, **OFTEN) as watcher:
         assert (await watcher.bookmark()).version == 0
         await series(driver, "n", 3)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sfm_grpc.coordinator.watches import Watch
+from sfm_grpc.errors import VersionConflict, VersionNotReached
 from sfm_grpc.model import CacheState
 from sfm_grpc.storage.leases import LEASE_S
 from tests.support.engines.postgres import migrated
@@ -239,3 +241,42 @@ async def test_without_the_part_something_is(stage: Stage, part: str, monkeypatc
     without(part, monkeypatch)
     scene = await NEEDED[part](stage)
     assert scene.stale, f"without {part} nothing stale was read: {scene.found}"
+
+
+# ---- whoever tells a version fences it, and not only who made it
+
+
+async def a_conflict(replica: Replica) -> None:
+    with pytest.raises(VersionConflict) as refused:
+        await replica.commit(1)
+    assert refused.value.current == 2
+
+
+async def a_watch(replica: Replica) -> None:
+    stream = replica.app.watches.follow(Watch(N, after_version=1))
+    async with contextlib.aclosing(stream):
+        assert (await anext(stream)).version.version == 2  # type: ignore[union-attr]
+
+
+async def a_watch_from_another_history(replica: Replica) -> None:
+    stream = replica.app.watches.follow(Watch(N, after_version=9))
+    with pytest.raises(VersionNotReached) as refused:
+        await anext(stream)
+    assert refused.value.current == 2
+
+
+@pytest.mark.parametrize("telling", [a_conflict, a_watch, a_watch_from_another_history], ids=lambda t: t.__name__)
+async def test_a_version_that_is_made_and_not_yet_told_is_fenced_by_who_tells_it(
+    stage: Stage, telling: Callable[[Replica], Awaitable[None]]
+) -> None:
+    scene = await stage()
+    await _is_live(scene, 1)
+    fence = Held(scene.one.fences, "_fenced")
+    commit = asyncio.create_task(scene.one.commit(1))
+    await fence.reached.wait()
+    await scene.three.until_live(1)
+    await telling(scene.two)
+    await scene.read(scene.three, told=2)
+    fence.go.set()
+    await commit
+    assert scene.stale == []

@@ -114,7 +114,7 @@ async def _in_process(driver: InProcess, asked: Watch) -> AsyncIterator[Told]:
             if isinstance(told, Bookmark):
                 yield Told(told.version, True, told.as_of_us)
                 continue
-            v, found = told.version, told.chosen(asked.keys)
+            v, found = told.version, told.version.chosen(asked.keys)
             matrices = {
                 e.key: Held(e.certificate, e.put_version, bytes(told.numbers[e.certificate.digest]) if asked.numbers else None)
                 for e in found

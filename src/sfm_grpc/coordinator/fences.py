@@ -19,7 +19,7 @@ from sfm_grpc.errors import Overloaded, SfmError, StoreUnavailable
 from sfm_grpc.metrics import CacheMetrics
 from sfm_grpc.model import CacheSeen, CacheState, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import CachedStore
-from sfm_grpc.storage.leases import LEASE_S, MARGIN_S, CacheUnavailable, LeaseCache, Planted
+from sfm_grpc.storage.leases import LEASE_S, MARGIN_S, CacheUnavailable, Planted
 from sfm_grpc.storage.manifest import manifest_of, name_of
 
 _log = logging.getLogger(__name__)
@@ -35,12 +35,11 @@ _NAMESPACES_KEPT = 16_384
 class Fences:
     """Fences what is told, drains where it cannot, and turns caches on again."""
 
-    def __init__(self, store: CachedStore, cache: LeaseCache | None, metrics: CacheMetrics, *, fence_timeout_s: float) -> None:
-        """`cache`: None where this process has none. Others may have one on the same store: before we tell, it is drained."""
+    def __init__(self, store: CachedStore, contents: Contents | None, metrics: CacheMetrics, *, fence_timeout_s: float) -> None:
+        """`contents`: None where this process has no cache. Others may have one: before we tell, it is drained."""
         self._store = store
-        self._cache = cache
-        self.contents = Contents(cache) if cache is not None else None
-        """What lies in the cache beside the leases."""
+        self._contents = contents
+        self._cache = contents.cache if contents is not None else None
         self._metrics = metrics
         self._fence_timeout_s = fence_timeout_s
         self._drains: dict[Scope, asyncio.Task[CacheSeen]] = {}
@@ -107,8 +106,10 @@ class Fences:
 
     async def tell_refusal(self, scope: Scope, error: SfmError) -> None:
         """The same before a refusal that names the namespace's version."""
-        if isinstance(error.seen, CacheSeen):
-            await self.tell(scope, min(error.seen.version, getattr(error, "current", 0)), error.seen)
+        current = getattr(error, "current", 0)
+        if current:
+            seen = error.seen if isinstance(error.seen, CacheSeen) else await self._store.cache_seen(scope)
+            await self.tell(scope, min(seen.version, current), seen)
 
     async def _fenced(self, scope: Scope, number: int, seen: CacheSeen, planted: Planted | None, version: Version | None) -> bool:
         """Tries for as long as it may take; False: it cannot be fenced from here."""
@@ -126,8 +127,8 @@ class Fences:
                     return False
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
-            if gone is not None and version is not None and self.contents is not None:
-                self._later(self.contents.became_live(scope, version, {}, gone))
+            if gone is not None and version is not None and self._contents is not None:
+                self._later(self._contents.became_live(scope, version, {}, gone))
             return gone is not None
         return False
 

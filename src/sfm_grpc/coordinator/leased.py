@@ -6,10 +6,8 @@ Nothing here is needed for an answer: where the cache cannot be asked, the store
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Mapping
 from typing import TypeAlias
 
 from sfm_grpc.coordinator.contents import Contents
@@ -17,15 +15,12 @@ from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.coordinator.shared import SharedQuestions
 from sfm_grpc.metrics import CacheMetrics
-from sfm_grpc.model import Buffer, CacheSeen, CacheState, Scope, Version
+from sfm_grpc.model import CacheSeen, CacheState, Scope, Version
 from sfm_grpc.storage.in_process import Snapshot, SnapshotCache
-from sfm_grpc.storage.leases import CacheUnavailable, LeaseCache, Live, Missed
-from sfm_grpc.storage.manifest import version_from
+from sfm_grpc.storage.leases import CacheUnavailable, Live, Missed
 
 _log = logging.getLogger(__name__)
 
-# Fewer bytes than these are hashed sooner than they are handed to a thread.
-_HANDED_OVER_BYTES = 64 * 1024
 _STRANGERS_KEPT = 1024
 
 _Wanted: TypeAlias = tuple[Scope, bytes, tuple[str, ...] | None]
@@ -34,11 +29,11 @@ _Wanted: TypeAlias = tuple[Scope, bytes, tuple[str, ...] | None]
 class Leases:
     """One process's view of its cache."""
 
-    def __init__(self, cache: LeaseCache, snapshots: SnapshotCache, fences: Fences, metrics: CacheMetrics) -> None:
-        self._cache = cache
+    def __init__(self, contents: Contents, snapshots: SnapshotCache, fences: Fences, metrics: CacheMetrics) -> None:
+        self._cache = contents.cache
         self._snapshots = snapshots
         self._fences = fences
-        self._contents = fences.contents or Contents(cache)
+        self._contents = contents
         self._checks: SharedQuestions[Scope, Live | Missed | None] = SharedQuestions(self._check)
         self._fetches: SharedQuestions[_Wanted, Snapshot | None] = SharedQuestions(self._fetch)
         self._filling: dict[Scope, asyncio.Task[None]] = {}
@@ -98,23 +93,16 @@ class Leases:
         kept = self._snapshots.get(scope)
         have = kept.numbers if kept else {}
         try:
-            version = (
-                kept.version if kept is not None and kept.manifest_name == manifest else await self._version(scope, manifest)
-            )
+            known = kept.version if kept is not None and kept.manifest_name == manifest else None
+            version = known or await self._contents.version(scope, manifest)
             if version is None:
                 return None
-            missing = list(_wanted_of(version, keys) - have.keys())
-            bodies = dict(zip(missing, await self._cache.fetch(scope, missing), strict=True))
+            numbers = await self._contents.numbers(scope, _wanted_of(version, keys) - have.keys())
         except CacheUnavailable:
             return None
-        numbers = {digest: body for digest, body in bodies.items() if body is not None}
-        if len(numbers) < len(bodies) or not await _as_named(numbers):
+        if numbers is None:
             return None
         return self._snapshots.keep(scope, version, {**have, **numbers}, as_of_us=asked_us, asked_s=asked_s)
-
-    async def _version(self, scope: Scope, manifest: bytes) -> Version | None:
-        [found] = await self._cache.fetch(scope, [manifest])
-        return version_from(found, manifest) if found else None
 
     # ---- filling
 
@@ -152,17 +140,4 @@ class Leases:
 
 
 def _wanted_of(version: Version, keys: tuple[str, ...] | None) -> set[bytes]:
-    if keys is None:
-        return set()
-    return {e.certificate.digest for e in version.entries if not keys or e.key in keys}
-
-
-async def _as_named(numbers: Mapping[bytes, Buffer]) -> bool:
-    """Whether all numbers have the digests that they are named by."""
-    if sum(map(len, numbers.values())) < _HANDED_OVER_BYTES:
-        return _are_as_named(numbers)
-    return await asyncio.to_thread(_are_as_named, numbers)
-
-
-def _are_as_named(numbers: Mapping[bytes, Buffer]) -> bool:
-    return all(hashlib.sha256(body).digest() == digest for digest, body in numbers.items())
+    return set() if keys is None else version.digests(keys)

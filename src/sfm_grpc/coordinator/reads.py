@@ -316,12 +316,10 @@ class Reads:
         return Answer(snapshot, entries, query.version is None, cached, degraded, not_modified=query.known_version == number)
 
     def _chosen(self, query: Query, version: Version) -> tuple[Entry, ...]:
-        if not query.keys:
-            return version.entries
         absent = tuple(key for key in query.keys if version.entry(key) is None)
         if absent:
             raise NotFound(what="key", namespace=query.scope.namespace, names=_told(absent), current=version.version)
-        return tuple(e for e in version.entries if e.key in query.keys)
+        return version.chosen(query.keys)
 
 
 def _told(names: Sequence[str]) -> tuple[str, ...]:

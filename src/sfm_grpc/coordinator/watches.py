@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sfm_grpc.coordinator import names
-from sfm_grpc.errors import NotFound, Overloaded, RhoCorrupt, StoreUnavailable, VersionNotReached
+from sfm_grpc.coordinator.fences import Fences
+from sfm_grpc.errors import NotFound, Overloaded, RhoCorrupt, StoreUnavailable, VersionCompacted, VersionNotReached
 from sfm_grpc.metrics import Metrics
-from sfm_grpc.model import Buffer, Entry, Scope, Transaction, Version
-from sfm_grpc.storage.contract import Reading, Store
+from sfm_grpc.model import Buffer, Scope, Transaction, Version
+from sfm_grpc.storage.contract import Store
 
 _log = logging.getLogger(__name__)
 
@@ -68,18 +69,6 @@ class Emission:
     ready: dict[object, object] = field(default_factory=dict)
     """What a translator made of it and would make again."""
 
-    def chosen(self, keys: tuple[str, ...]) -> tuple[Entry, ...]:
-        """The entries of `keys` that the version holds."""
-        return tuple(e for e in self.version.entries if not keys or e.key in keys)
-
-
-Fence: TypeAlias = Callable[[Scope, Reading], Awaitable[None]]
-"""Awaited after a version was read and before it is told to anyone; where it raises StoreUnavailable, that is tried again."""
-
-
-async def _nothing_to_fence(_scope: Scope, _reading: Reading) -> None:
-    """Every read asks the store: none can be older than what a stream has emitted."""
-
 
 class Watches:
     """The streams of this process, and what they must know."""
@@ -94,16 +83,19 @@ class Watches:
         keys_max: int,
         streams_max: int,
         poll_s: float,
-        fence: Fence = _nothing_to_fence,
+        fences: Fences | None = None,
     ) -> None:
-        """`at_hand` says which numbers of a namespace are in memory, by digest: those need not come from the store."""
+        """`at_hand` says which numbers of a namespace are in memory, by digest: those need not come from the store.
+
+        `fences`: where a cache may stand before it.
+        """
         self._store = store
         self._at_hand = at_hand
         self._on_corrupt = on_corrupt
         self._keys_max = keys_max
         self._streams_max = streams_max
         self._poll_s = poll_s
-        self._fence = fence
+        self._fences = fences
         self._followed: dict[Scope, _Followed] = {}
         self._hurry = asyncio.Event()
         self._streams = 0
@@ -118,9 +110,14 @@ class Watches:
         names.check_keys(watch.keys, self._keys_max)
         with self._following(watch.scope) as followed:
             stream = _Stream(watch, followed, self._read)
-            await stream.begin()
-            while True:
-                yield await stream.next()
+            try:
+                await stream.begin()
+                while True:
+                    yield await stream.next()
+            except (VersionNotReached, VersionCompacted) as error:
+                if self._fences is not None:
+                    await self._fences.tell_refusal(watch.scope, error)
+                raise
 
     def committed(self, scope: Scope, version: Version, _transaction: Transaction) -> None:
         """Wakes whoever follows the namespace: a commit's listener."""
@@ -196,10 +193,11 @@ class Watches:
             self._on_corrupt(scope, error)
             raise
         followed.saw(reading.newest, asked_s)
-        await self._fence(scope, reading)
+        if self._fences is not None:
+            await self._fences.tell(scope, reading.version.version, reading.seen)
         emission = Emission(reading.version, {}, asked_us if reading.version.version == reading.newest else 0)
         if watch.numbers:
-            digests = (e.certificate.digest for e in emission.chosen(watch.keys))
+            digests = reading.version.digests(watch.keys)
             emission.numbers = {d: kept[d] if d in kept else reading.numbers[d] for d in digests}
         return emission
 
@@ -260,8 +258,8 @@ class _Followed:
         emission = self._last()
         if emission is None or emission.version.version != (self.newest if number is None else number):
             return None
-        wanted = emission.chosen(watch.keys) if watch.numbers else ()
-        return emission if all(e.certificate.digest in emission.numbers for e in wanted) else None
+        wanted = emission.version.digests(watch.keys) if watch.numbers else set()
+        return emission if wanted <= emission.numbers.keys() else None
 
     def arrived(self, asked: _Asked, ended: asyncio.Task[Emission | None]) -> None:
         """A reading is there, to be shared while anyone holds it."""

@@ -310,7 +310,7 @@ def emission(told: Emission, keys: tuple[str, ...], form: matrix_pb2.MatrixForm.
     )
     if told.as_of_us:
         response.as_of_time.CopyFrom(timestamp(told.as_of_us))
-    return _with_matrices(response, told.chosen(keys), told.numbers if numbers else None, form)
+    return _with_matrices(response, told.version.chosen(keys), told.numbers if numbers else None, form)
 
 
 def bookmark(told: Bookmark) -> bytes:

@@ -109,7 +109,7 @@ class SnapshotCache:
 
     def keep(self, scope: Scope, version: Version, at_hand: Mapping[bytes, Buffer], *, as_of_us: int, asked_s: float) -> Snapshot:
         """Puts a snapshot together, of those numbers at hand that `version` holds, and keeps it as `put` does."""
-        held = {e.certificate.digest for e in version.entries}
+        held = version.digests()
         snapshot = Snapshot(version, {digest: n for digest, n in at_hand.items() if digest in held}, as_of_us)
         self.put(scope, snapshot, asked_s=asked_s)
         return snapshot
