@@ -61,7 +61,7 @@ def run(*, quick: bool) -> Section:
         [
             "Seconds are the client's, with the time in its own event loop: 32 readers share one core of two with the server.",
             "'Redis hangs': a proxy before it passes nothing on, and keeps the connections.",
-            f"The first commit after Redis died waits at most lease 1 s + margin 0.25 s + fence time-out 0.5 s = {_STALL_S:g} s.",
+            "The first commit after Redis died waits at most lease 1 s + margin 0.25 s + fence time-out 0.4 s.",
         ],
     )
 

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     )
     redis_content_timeout_ms: int = Field(2_000, ge=1, description="How long moving numbers to or from Redis may take.")
     fence_timeout_ms: int = Field(
-        500, ge=1, description="How long a commit tries to fence what it tells in Redis before it has the cache drained."
+        400, ge=1, description="How long a commit tries to fence what it tells in Redis before it has the cache drained."
     )
     rho_history_versions: int = Field(
         100, ge=1, description="Versions kept for each namespace; the head and LAST_VALID always stay."
