@@ -9,9 +9,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Row, Samples, Section, faster, interleave, ms, repeats_for
 from benchmarks.matrices import Array, density
+from sfm_grpc.allocator import keep_large_blocks
 from sfm_grpc.density.admission import Bounds, admit, certify
 from sfm_grpc.density.matrix import checked_matrix
-from sfm_grpc.memory import keep_large_blocks
 from sfm_grpc.model import Dtype, Enforcement, Kind, Layout, Matrix
 
 _DIMENSIONS = (256, 384, 512, 768, 1024)

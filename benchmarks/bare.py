@@ -9,8 +9,8 @@ import grpc.aio
 import numpy as np
 
 from benchmarks.matrices import Array, density
+from sfm_grpc.allocator import keep_large_blocks
 from sfm_grpc.client.channel import Endpoint
-from sfm_grpc.memory import keep_large_blocks
 from sfm_grpc.rpc import server as product
 from sfm_grpc.settings import load
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import bare
-from sfm_grpc import memory
+from sfm_grpc import allocator
 
 _SERVE = ("-c", "from sfm_grpc.cli import main; main()", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 _STOP_S = 20
@@ -74,7 +74,7 @@ def _process(arguments: Sequence[str], settings: Mapping[str, str]) -> Iterator[
 async def _serve_bare() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    memory.keep_large_blocks()
+    allocator.keep_large_blocks()
     server, port = await bare.started()
     print(f"127.0.0.1:{port}", flush=True)
     await stop.wait()

@@ -18,7 +18,7 @@ import uvloop
 from benchmarks import bare, processes
 from benchmarks.harness import Row, Section, ms
 from benchmarks.matrices import steps
-from sfm_grpc import memory
+from sfm_grpc import allocator
 from sfm_grpc.app import App
 from sfm_grpc.client import Client
 from sfm_grpc.settings import load
@@ -127,7 +127,7 @@ async def _watch_ours(n: int, count: int) -> list[Gap]:
 
 
 async def _watch_bare(n: int, count: int) -> list[Gap]:
-    memory.keep_large_blocks()
+    allocator.keep_large_blocks()
     server, port = await bare.started()
     try:
         return await _watched("upload", f"127.0.0.1:{port}", n, count)

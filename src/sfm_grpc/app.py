@@ -14,7 +14,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from sfm_grpc import memory, stores
+from sfm_grpc import allocator, stores
 from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.contents import Contents
@@ -134,7 +134,7 @@ class App:
         await self._stack.aclose()
 
     async def _open(self) -> None:
-        memory.keep_large_blocks()
+        allocator.keep_large_blocks()
         self._stack.enter_context(threadpool_limits(1, user_api="blas"))
         self._stack.callback(self._threads.shutdown)
         self._stack.callback(self._slow_threads.shutdown)

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from sfm_grpc.model import Change, Kind, RestoreVersion
+from sfm_grpc.model import Kind, MatrixChange, RestoreVersion
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
 from tests.support.engines import Engine
@@ -20,9 +20,9 @@ BAD = putting("rho", with_eigenvalue(-0.1), valid=False)
 GOOD = putting("rho", density())
 
 
-def some_changes(rng: random.Random, kept: list[int]) -> list[Change]:
+def some_changes(rng: random.Random, kept: list[int]) -> list[MatrixChange]:
     """What follows from a version that is kept, mostly with little change; a while not valid, so that an old one stays."""
-    changes: list[Change] = []
+    changes: list[MatrixChange] = []
     if kept and rng.random() < 0.25:
         changes.append(RestoreVersion(rng.choice([kept[0], kept[-1], rng.choice(kept)])))
     elif rng.random() < 0.2:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfm_grpc.errors import KindChanged, NotFound, RequestIdReused, SfmError, VersionCompacted, VersionConflict
-from sfm_grpc.model import Change, Kind, PutMatrix, RequestIdentity, RestoreVersion, Scope
+from sfm_grpc.model import Kind, MatrixChange, PutMatrix, RequestIdentity, RestoreVersion, Scope
 from sfm_grpc.storage.contract import Retention, Store
 from tests.support.transactions import deleting, putting, request, transaction
 
@@ -27,7 +27,9 @@ class Space:
     kinds: dict[str, Kind] = field(default_factory=dict)
     requests: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
-    def commit(self, changes: list[Change], expected: int | None, asked: RequestIdentity | None, *, only_validate: bool) -> int:
+    def commit(
+        self, changes: list[MatrixChange], expected: int | None, asked: RequestIdentity | None, *, only_validate: bool
+    ) -> int:
         """The version that is made, or would be, or was; raises the class of what is refused."""
         if asked and asked.request_id in self.requests:
             content, version = self.requests[asked.request_id]
@@ -46,7 +48,7 @@ class Space:
             self.requests[asked.request_id] = (asked.content_digest, self.newest)
         return self.newest
 
-    def applied(self, changes: list[Change]) -> tuple[dict[str, float], dict[str, Kind]]:
+    def applied(self, changes: list[MatrixChange]) -> tuple[dict[str, float], dict[str, Kind]]:
         held, kinds = dict(self.versions.get(self.newest, {})), dict(self.kinds)
         for change in changes:
             if isinstance(change, RestoreVersion):
@@ -72,10 +74,10 @@ class _Refused(Exception):  # noqa: N818  an answer of the model, not an error
         self.kind = kind
 
 
-def some_changes(rng: random.Random, space: Space) -> list[Change]:
+def some_changes(rng: random.Random, space: Space) -> list[MatrixChange]:
     if rng.random() < 0.2:
         return [RestoreVersion(rng.randint(1, space.newest + 2))]
-    changes: list[Change] = []
+    changes: list[MatrixChange] = []
     for key in rng.sample(KEYS, rng.randint(1, len(KEYS))):
         if rng.random() < 0.3:
             changes.append(deleting(key))

@@ -7,11 +7,11 @@ import time
 from sfm_grpc.density.admission import Bounds, admit
 from sfm_grpc.density.matrix import from_array
 from sfm_grpc.model import (
-    Change,
     DeleteMatrix,
     Enforcement,
     Event,
     Kind,
+    MatrixChange,
     PutMatrix,
     RequestIdentity,
     Scope,
@@ -41,7 +41,7 @@ def request(request_id: str, content: bytes = b"c" * 32, method: str = "CommitRh
 
 
 def transaction(
-    *changes: Change,
+    *changes: MatrixChange,
     scope: Scope = N,
     expected: int | None = None,
     asked: RequestIdentity | None = None,

@@ -25,7 +25,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_VERSION_CONFLICT: _ErrorReason.ValueType  # 1
-    """ABORTED: `expected_version` is not the namespace's version. Read again, decide again."""
+    """ABORTED: `expected_version` is not the namespace's version, or `if_revision` not the memory's. Read again, decide again."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT: a field of the request is missing or out of range; field violations name it."""
     ERROR_REASON_MATRIX_MALFORMED: _ErrorReason.ValueType  # 3
@@ -64,6 +64,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a defect of the server; the request id finds its log."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 20
     """UNAVAILABLE, with RetryInfo: the server is draining; another replica, or the same one soon, will answer."""
+    ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 21
+    """ALREADY_EXISTS: what was to be created is there."""
+    ERROR_REASON_INDEX_UNAVAILABLE: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE, with RetryInfo: the vector index cannot be asked. Memories are kept, read and listed without it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error is a google.rpc.Status with one google.rpc.ErrorInfo: domain `sfm`, `reason` the name of
@@ -73,7 +77,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_VERSION_CONFLICT: ErrorReason.ValueType  # 1
-"""ABORTED: `expected_version` is not the namespace's version. Read again, decide again."""
+"""ABORTED: `expected_version` is not the namespace's version, or `if_revision` not the memory's. Read again, decide again."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT: a field of the request is missing or out of range; field violations name it."""
 ERROR_REASON_MATRIX_MALFORMED: ErrorReason.ValueType  # 3
@@ -112,4 +116,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a defect of the server; the request id finds its log."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 20
 """UNAVAILABLE, with RetryInfo: the server is draining; another replica, or the same one soon, will answer."""
+ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 21
+"""ALREADY_EXISTS: what was to be created is there."""
+ERROR_REASON_INDEX_UNAVAILABLE: ErrorReason.ValueType  # 22
+"""UNAVAILABLE, with RetryInfo: the vector index cannot be asked. Memories are kept, read and listed without it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

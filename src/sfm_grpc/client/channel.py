@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import grpc
 
+from sfm_grpc.allocator import keep_large_blocks
 from sfm_grpc.errors import InvalidRequest
-from sfm_grpc.memory import keep_large_blocks
 
 MIB = 1 << 20
 

@@ -29,13 +29,13 @@ from sfm_grpc.errors import (
     VersionCompacted,
 )
 from sfm_grpc.model import (
-    Change,
     CommitResult,
     DeleteMatrix,
     Enforcement,
     Entry,
     Kind,
     Matrix,
+    MatrixChange,
     Metadata,
     PutMatrix,
     RequestIdentity,
@@ -287,7 +287,7 @@ class RhoCoordinator:
             validate_only=mutation.validate_only,
         )
 
-    async def _first_answer(self, mutation: Mutation, asked: RequestIdentity | None, change: Change) -> CommitResult | None:
+    async def _first_answer(self, mutation: Mutation, asked: RequestIdentity | None, change: MatrixChange) -> CommitResult | None:
         """The answer to the same request before, if there was one; changes nothing."""
         if asked is None:
             return None
@@ -337,7 +337,7 @@ class RhoCoordinator:
         return History(page, _page_token(scope, last) if more else "")
 
 
-def _change(update: Update, found: Admitted | None) -> Change:
+def _change(update: Update, found: Admitted | None) -> MatrixChange:
     if found is None:
         return DeleteMatrix(update.key)
     return PutMatrix(update.key, found.matrix, found.certificate)

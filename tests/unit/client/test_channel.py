@@ -11,7 +11,7 @@ import grpc
 import pytest
 from sfm.v1 import health_pb2, rho_store_pb2
 
-from sfm_grpc import memory
+from sfm_grpc import allocator
 from sfm_grpc.client import Client, InvalidRequest, Tls
 from sfm_grpc.client.channel import Endpoint, default_name, is_loopback
 from sfm_grpc.client.flows import METHODS
@@ -117,14 +117,14 @@ def test_tls_from_files(tmp_path) -> None:
 
 
 def test_large_blocks_are_kept_where_glibc_is() -> None:
-    memory.keep_large_blocks.cache_clear()
+    allocator.keep_large_blocks.cache_clear()
     try:
         import ctypes
 
         glibc = hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
     except OSError:
         glibc = False
-    assert memory.keep_large_blocks() is glibc
+    assert allocator.keep_large_blocks() is glibc
 
 
 SERVER_ONLY = (

@@ -1,0 +1,219 @@
+"""What is known of memories, and what is asked of them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sfm_grpc.model.basics import Buffer
+
+COORDINATES_MAX = 8
+"""How many coordinates a memory may have."""
+
+
+class Distance(enum.IntEnum):
+    """How two vectors of a namespace are compared; the values are `sfm.v1.Distance`'s."""
+
+    COSINE = 1
+    """The cosine of their angle: larger is nearer."""
+    DOT = 2
+    """Their inner product: larger is nearer."""
+    EUCLIDEAN = 3
+    """The length of their difference: smaller is nearer."""
+
+
+class Part(enum.IntFlag):
+    """The parts of a memory that a put may set."""
+
+    PAYLOAD = 1
+    TYPE = 2
+    IMPORTANCE = 4
+    COORDINATES = 8
+    VECTOR = 16
+    EXPIRY = 32
+    ALL = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One memory as it is kept."""
+
+    key: str
+    revision: int
+    """Of the put, deletion or undeletion that made it so. Rises with every write to the namespace; never used again."""
+    payload: bytes
+    """JSON, the UTF-8 text that was sent, byte for byte."""
+    digest: bytes
+    """SHA-256 of `payload`."""
+    memory_type: str
+    importance: float
+    coordinates: tuple[float, ...]
+    """None, or up to `COORDINATES_MAX`."""
+    vector: Buffer | None
+    """float32, little-endian; None: it has none, or it was not asked for."""
+    expire_time_us: int
+    """From then on it is absent; 0: never."""
+    create_time_us: int
+    update_time_us: int
+    delete_time_us: int = 0
+    """When it was deleted; 0: it was not."""
+
+    def is_living(self, now_us: int) -> bool:
+        """Neither deleted nor expired."""
+        return not self.delete_time_us and not 0 < self.expire_time_us <= now_us
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What is known of a namespace's memories as a whole."""
+
+    dimension: int
+    """Of its vectors, fixed when it is created or by the first of them; 0: not fixed yet."""
+    distance: Distance
+    revision: int
+    """The newest that was given; 0: nothing was ever put."""
+    memories: int
+    """How many live."""
+    vectors: int
+    """How many of these have a vector."""
+    payload_bytes: int
+    """Of those that live."""
+    tombstones: int
+    """Deleted ones that are still kept."""
+    create_time_us: int
+    update_time_us: int
+
+
+# ---- changes
+
+
+@dataclass(frozen=True, slots=True)
+class PutMemory:
+    """A change: the key becomes this memory, or takes these parts of it."""
+
+    key: str
+    payload: bytes = b""
+    digest: bytes = b""
+    memory_type: str = ""
+    importance: float = 0.0
+    coordinates: tuple[float, ...] = ()
+    vector: Buffer | None = None
+    """float32, little-endian; None: it has none."""
+    expire_time_us: int = 0
+    parts: Part = Part.ALL
+    """What is taken of the above. Unless ALL, the key must live, and keeps the rest."""
+    create_only: bool = False
+    """The key must be absent."""
+    if_revision: int | None = None
+    """The key must live and have this revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteMemory:
+    """A change: the key goes away, for good after a while; nothing happens where it is absent."""
+
+    key: str
+    if_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UndeleteMemory:
+    """A change: what was deleted is there again; nothing happens to what lives."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeMemory:
+    """A change: the key is absent, and nothing of what it held is kept."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireMemory:
+    """A change: what expired by the transaction's time is purged; nothing happens to what was written since."""
+
+    key: str
+
+
+MemoryChange: TypeAlias = PutMemory | DeleteMemory | UndeleteMemory | PurgeMemory | ExpireMemory
+
+
+class Outcome(enum.IntEnum):
+    """What became of a key; the values are `sfm.v1.MemoryOutcome`'s."""
+
+    CREATED = 1
+    UPDATED = 2
+    DELETED = 3
+    UNDELETED = 4
+    PURGED = 5
+    UNCHANGED = 6
+    """There was nothing to do: an absent key was deleted, a living one undeleted."""
+    EXPIRED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReceipt:
+    """What became of one change."""
+
+    key: str
+    outcome: Outcome
+    revision: int
+    """The memory's now; 0: it is absent and was."""
+    digest: bytes
+    """SHA-256 of its payload; b"" of one that is absent."""
+    create_time_us: int
+    update_time_us: int
+
+
+# ---- questions
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A range with both ends in it; None: no end."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFilter:
+    """Which memories: those that every part that is set takes in."""
+
+    key_prefix: str = ""
+    memory_types: tuple[str, ...] = ()
+    """Any of these; none named: all."""
+    importance: Between = field(default_factory=Between)
+    create_time_us: Between = field(default_factory=Between)
+    update_time_us: Between = field(default_factory=Between)
+    box: tuple[Between, ...] = ()
+    """A range for each coordinate; those with another number of coordinates are outside."""
+
+
+class MemoryOrder(enum.IntEnum):
+    """What a list goes by; the values are `sfm.v1.MemoryOrder`'s. Equal ones go by their keys."""
+
+    KEY = 1
+    """The order of the UTF-8 bytes."""
+    CREATE_TIME = 2
+    UPDATE_TIME = 3
+    IMPORTANCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryQuery:
+    """One page of a list."""
+
+    chosen: MemoryFilter
+    order: MemoryOrder
+    descending: bool
+    after: tuple[float | int | str, str] | None
+    """The page goes on after this place: the value that the list goes by, and the key."""
+    limit: int
+    now_us: int
+    """What has expired by then is absent."""
+    payloads: bool = True
+    vectors: bool = False

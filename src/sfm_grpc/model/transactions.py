@@ -1,0 +1,93 @@
+"""What is written, and what comes of it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sfm_grpc.model.basics import NO_METADATA, Metadata, Scope
+from sfm_grpc.model.matrices import MatrixChange, Version
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIdentity:
+    """What makes a mutation the same one when it arrives again."""
+
+    method: str
+    request_id: str
+    content_digest: bytes
+    """SHA-256 over all that was asked for, as it was asked (before any clamp)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the rest of the world is told of a commit."""
+
+    topic: str
+    payload: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One mutation: all of it happens, or nothing does. There is no write without its event: both are parameters."""
+
+    scope: Scope
+    changes: tuple[MatrixChange, ...]
+    expected_version: int | None
+    """None: the last writer wins (inside the process only; the wire requires a version)."""
+    request: RequestIdentity | None
+    """None: not remembered."""
+    committer: str
+    time_us: int
+    """When it was admitted; the commit time is this, or the version's before it where that is later."""
+    receipt: bytes
+    """What the first answer says beyond version and time, kept for replays."""
+    event_of: Callable[[Version], Event]
+    """What the world is told of the version that is made."""
+    deadline: float = math.inf
+    """On time.monotonic(): a transaction that has not begun by then is not begun."""
+    metadata: Metadata = field(default_factory=lambda: NO_METADATA)
+    validate_only: bool = False
+
+
+class CacheState(enum.IntEnum):
+    """Whether a cache may serve a namespace; the values are in the database."""
+
+    DRAINED = 0
+    """No lease of it stands anywhere: what is committed may be told at once."""
+    ON = 1
+    """The registered cache may be filled: what is committed is fenced there before it is told."""
+    OFF = 2
+    """It may not be filled any more, and its last leases are running out."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSeen:
+    """What a head's row said of its cache, in the same look as its version."""
+
+    version: int
+    """The newest version at that look."""
+    state: CacheState
+    name: str
+    """The registered cache: the one that may be filled while the state is ON."""
+    epoch: int
+    """Rises each time it is turned on."""
+    held: bool
+    """A person turned it off: only a person turns it on again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What a transaction did, or would have done."""
+
+    version: Version | None
+    """The version that was made, with its entries; None of a replay, which may be of one no longer kept, and of a validation."""
+    number: int
+    commit_time_us: int
+    receipt: bytes
+    """The transaction's own, or of a replay the first one's."""
+    replayed: bool
+    seen: CacheSeen | None = None
+    """What the head's row said of its cache when this transaction locked it, or looked; None where no cache can stand between."""
