@@ -23,11 +23,13 @@ from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
 from sfm_grpc.coordinator.leased import Leases
+from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryRules
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
 from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
 from sfm_grpc.coordinator.sent import AdmissionRules
+from sfm_grpc.coordinator.sent_memories import MemoryBounds
 from sfm_grpc.coordinator.watches import Watches
 from sfm_grpc.density.admission import Bounds
 from sfm_grpc.http import routes
@@ -39,6 +41,7 @@ from sfm_grpc.rpc.grpc_health import ProbeServicer
 from sfm_grpc.rpc.health import HealthServicer, ServerFacts
 from sfm_grpc.rpc.interceptors import CallGuard, CallRules
 from sfm_grpc.rpc.load import Load, LoadRules
+from sfm_grpc.rpc.memory_store import MemoryStoreServicer
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
@@ -101,6 +104,7 @@ class App:
         rules = _rho_rules(s)
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
+        self.memories = MemoryCoordinator(self.store, self.commits, _memory_rules(s))
         self._load = Load(_load_rules(s), self.metrics)
         self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
@@ -173,6 +177,9 @@ class App:
                 deadline=self._guard.deadline,
                 fields_bytes_max=self.settings.fields_bytes_max,
             ),
+            "MemoryStore": MemoryStoreServicer(
+                self.memories, deadline=self._guard.deadline, batch_bytes_max=self.settings.batch_bytes_max
+            ),
             "Health": HealthServicer(self.truth.report, facts),
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
@@ -241,6 +248,16 @@ def _rho_rules(s: Settings) -> RhoRules:
         metadata_bytes_max=s.metadata_bytes_max,
         page_size_max=s.page_size_max,
         max_step=s.rho_max_step,
+        node_id=s.node,
+    )
+
+
+def _memory_rules(s: Settings) -> MemoryRules:
+    return MemoryRules(
+        bounds=MemoryBounds(s.payload_bytes_max, s.json_depth_max, s.vector_dimension_max),
+        batch_max=s.batch_max,
+        page_size_max=s.page_size_max,
+        undelete_s=s.undelete_s,
         node_id=s.node,
     )
 

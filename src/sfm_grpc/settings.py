@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     request_age_s: int = Field(86_400, ge=86_400, description="How long request ids are remembered, at least a day.")
     events_kept: int = Field(10_000, ge=1, description="Events kept in the outbox while nothing takes them away.")
 
+    undelete_s: int = Field(86_400, ge=0, description="How long a deleted memory can be undeleted.")
+
     # ---- ρ
     rho_enforcement: Enforcement = Field(
         Enforcement.ENFORCE,
@@ -153,7 +155,12 @@ class Settings(BaseSettings):
     keys_per_commit_max: int = Field(64, ge=1, le=10_000, description="Changes in one commit.")
     keys_per_namespace_max: int = Field(256, ge=1, le=10_000, description="Matrices in one namespace.")
     metadata_bytes_max: int = Field(16_384, ge=0, le=MIB, description="Bytes of one commit's metadata, keys and values together.")
-    page_size_max: int = Field(1_000, ge=1, le=10_000, description="Versions on one page.")
+    page_size_max: int = Field(1_000, ge=1, le=10_000, description="Versions, memories or namespaces on one page.")
+    batch_max: int = Field(1_000, ge=1, le=10_000, description="Memories in one call.")
+    batch_bytes_max: int = Field(16 * MIB, ge=64 * 1024, le=1 << 30, description="Bytes of one call that puts memories.")
+    payload_bytes_max: int = Field(MIB, ge=1, le=64 * MIB, description="Bytes of one memory's JSON.")
+    json_depth_max: int = Field(64, ge=1, le=500, description="How deep a memory's JSON may be nested.")
+    vector_dimension_max: int = Field(4_096, ge=1, le=65_536, description="Numbers of one memory's vector.")
     watch_streams_max: int = Field(
         1_000, ge=1, le=100_000, description="Streams of WatchRho open at once; each holds one message at most."
     )
@@ -250,6 +257,12 @@ class Settings(BaseSettings):
             "keys_per_namespace_max",
             "metadata_bytes_max",
             "page_size_max",
+            "batch_max",
+            "batch_bytes_max",
+            "payload_bytes_max",
+            "json_depth_max",
+            "vector_dimension_max",
+            "undelete_s",
             "watch_streams_max",
             "deadline_max_ms",
             "rho_history_versions",

@@ -56,6 +56,8 @@ async def test_another_version_is_refused_with_who_made_the_current_one_and_when
         "expected": str(expected),
         "current": "2",
         "committer": "manager-7",
+        "key": "",
+        "field": "",
         "commit_time_us": str(second.time_us),
     }
     assert (await driver.get("n"))["rho"].numbers == density(seed=1).tobytes()

@@ -46,7 +46,7 @@ class CommitPath:
         return await asyncio.shield(task)
 
     async def _execute(self, transaction: Transaction, planted: Planted | None) -> CommitResult:
-        if self._fences is None:
+        if self._fences is None or not transaction.is_about_matrices:
             result = await self._store.commit(transaction)
             self._tell_listeners(transaction, result)
             return result

@@ -1,12 +1,13 @@
-"""The events of ρ, as they lie in the outbox."""
+"""Events, as they lie in the outbox."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from sfm_grpc.model import Event, Kind, Scope, Version
+from sfm_grpc.model import Event, Kind, MemoryReceipt, Scope, Version
 
 RHO_STATUS = "rho.status"
+MEMORY_EVENT = "memory.event"
 
 
 def rho_status(node_id: str, scope: Scope) -> Callable[[Version], Event]:
@@ -26,6 +27,24 @@ def rho_status(node_id: str, scope: Scope) -> Callable[[Version], Event]:
                 "trace_ok": all(c.trace_ok for c in density),
                 "trace_error": max((c.trace_error for c in density), default=0.0),
                 "clamped": any(c.clamped for c in density),
+            },
+        )
+
+    return event
+
+
+def memory_event(node_id: str, scope: Scope, now_us: int) -> Callable[[Sequence[MemoryReceipt]], Event]:
+    """`memory.event` of what one mutation changed: keys and revisions, never a payload."""
+
+    def event(receipts: Sequence[MemoryReceipt]) -> Event:
+        return Event(
+            MEMORY_EVENT,
+            {
+                "timestamp": now_us / 1e6,
+                "node_id": node_id,
+                "tenant": scope.tenant,
+                "namespace": scope.namespace,
+                "changes": [{"key": r.key, "change": r.outcome.name.lower(), "revision": r.revision} for r in receipts],
             },
         )
 

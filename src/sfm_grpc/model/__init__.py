@@ -38,7 +38,7 @@ from sfm_grpc.model.memories import (
     Space,
     UndeleteMemory,
 )
-from sfm_grpc.model.transactions import CacheSeen, CacheState, CommitResult, Event, RequestIdentity, Transaction
+from sfm_grpc.model.transactions import CacheSeen, CacheState, CommitResult, Event, MemoryWrites, RequestIdentity, Transaction
 
 __all__ = [
     "COORDINATES_MAX",
@@ -67,6 +67,7 @@ __all__ = [
     "MemoryOrder",
     "MemoryQuery",
     "MemoryReceipt",
+    "MemoryWrites",
     "Metadata",
     "Outcome",
     "Part",

@@ -102,11 +102,15 @@ class PutMemory:
     """float32, little-endian; None: it has none."""
     expire_time_us: int = 0
     parts: Part = Part.ALL
-    """What is taken of the above. Unless ALL, the key must live, and keeps the rest."""
+    """What is taken of the above; of a `partial` put, the key keeps the rest."""
+    partial: bool = False
+    """The key must live."""
     create_only: bool = False
     """The key must be absent."""
     if_revision: int | None = None
     """The key must live and have this revision."""
+    field: str = ""
+    """Where it stands in the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class DeleteMemory:
 
     key: str
     if_revision: int | None = None
+    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ class UndeleteMemory:
     """A change: what was deleted is there again; nothing happens to what lives."""
 
     key: str
+    deleted_since_us: int
+    """What was deleted earlier is gone for good."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sfm_grpc.model.basics import NO_METADATA, Metadata, Scope
 from sfm_grpc.model.matrices import MatrixChange, Version
+from sfm_grpc.model.memories import MemoryChange, MemoryReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Transaction:
 
     scope: Scope
     changes: tuple[MatrixChange, ...]
+    """Together they make one version; none: no version is made."""
     expected_version: int | None
     """None: the last writer wins (inside the process only; the wire requires a version)."""
     request: RequestIdentity | None
@@ -44,12 +46,27 @@ class Transaction:
     """When it was admitted; the commit time is this, or the version's before it where that is later."""
     receipt: bytes
     """What the first answer says beyond version and time, kept for replays."""
-    event_of: Callable[[Version], Event]
-    """What the world is told of the version that is made."""
+    event_of: Callable[[Version], Event] | None
+    """What the world is told of the version that is made; None only where none is."""
+    memories: MemoryWrites | None = None
     deadline: float = math.inf
     """On time.monotonic(): a transaction that has not begun by then is not begun."""
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
     validate_only: bool = False
+
+    @property
+    def is_about_matrices(self) -> bool:
+        """Whether the namespace's version matters to it: without any change, it asks where that is."""
+        return bool(self.changes) or self.memories is None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryWrites:
+    """The part of a mutation that is about memories, each key once."""
+
+    changes: tuple[MemoryChange, ...]
+    event_of: Callable[[Sequence[MemoryReceipt]], Event]
+    """What the world is told of them."""
 
 
 class CacheState(enum.IntEnum):
@@ -85,9 +102,12 @@ class CommitResult:
     version: Version | None
     """The version that was made, with its entries; None of a replay, which may be of one no longer kept, and of a validation."""
     number: int
+    """Its number, or what it would have been; 0: none is made."""
     commit_time_us: int
     receipt: bytes
     """The transaction's own, or of a replay the first one's."""
     replayed: bool
     seen: CacheSeen | None = None
     """What the head's row said of its cache when this transaction locked it, or looked; None where no cache can stand between."""
+    memories: tuple[MemoryReceipt, ...] = ()
+    """What became of each change of a memory, in their order; of a replay, the first time."""

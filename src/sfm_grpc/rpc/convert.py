@@ -34,10 +34,10 @@ MutationRequest = rho_store_pb2.CommitRhoRequest | rho_store_pb2.RestoreRhoReque
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-def parsed(kind: type[_M], raw: bytes, bytes_max: int) -> _M:
+def parsed(kind: type[_M], raw: bytes, bytes_max: int, limit: str = "fields_bytes_max") -> _M:
     """The message. Raises LimitExceeded before it is parsed, InvalidRequest when the bytes are no such message."""
     if len(raw) > bytes_max:
-        raise LimitExceeded(limit="fields_bytes_max", value=len(raw), maximum=bytes_max)
+        raise LimitExceeded(limit=limit, value=len(raw), maximum=bytes_max)
     try:
         return kind.FromString(raw)
     except DecodeError as error:

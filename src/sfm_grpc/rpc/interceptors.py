@@ -39,7 +39,16 @@ Details: TypeAlias = grpc.HandlerCallDetails
 Answering: TypeAlias = Callable[[bytes, Context], Awaitable[bytes | None]]
 # Set by gRPC on a call that it makes again (gRFC A6).
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
-_MUTATIONS = ("/CommitRho", "/RestoreRho")
+_MUTATIONS = (
+    "/CommitRho",
+    "/RestoreRho",
+    "/PutMemory",
+    "/BatchPutMemories",
+    "/DeleteMemory",
+    "/BatchDeleteMemories",
+    "/UndeleteMemories",
+    "/PurgeMemories",
+)
 _REQUEST_ID_CHARS_MAX = 128
 
 # What a message may have besides its numbers and still be within the limit on numbers.

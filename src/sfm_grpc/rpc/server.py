@@ -14,7 +14,7 @@ from grpc.aio import Server
 from grpc_health.v1 import health_pb2 as probe_pb2
 from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sfm.v1 import health_pb2, rho_store_pb2
+from sfm.v1 import health_pb2, memory_store_pb2, rho_store_pb2
 
 from sfm_grpc.rpc import convert
 from sfm_grpc.rpc.caller import Context
@@ -24,12 +24,18 @@ from sfm_grpc.settings import Settings, split_address
 
 PACKAGE = "sfm.v1"
 DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
-    d.name: d for d in (rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"], health_pb2.DESCRIPTOR.services_by_name["Health"])
+    d.name: d
+    for d in (
+        rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"],
+        memory_store_pb2.DESCRIPTOR.services_by_name["MemoryStore"],
+        health_pb2.DESCRIPTOR.services_by_name["Health"],
+    )
 }
 SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
 
-# Whose servicers take bytes: CommitRho for its numbers, GetRho because the same bytes ask the same.
-RAW_REQUESTS = frozenset({"CommitRho", "GetRho"})
+# Whose servicers take bytes: CommitRho for its numbers, GetRho because the same bytes ask the same, what puts memories because it
+# may be larger than other requests.
+RAW_REQUESTS = frozenset({"CommitRho", "GetRho", "PutMemory", "BatchPutMemories"})
 
 
 # Health checks and watches that a connection may have besides.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, Scope, Transaction, Version
+from sfm_grpc.storage.memory_contract import MemoryTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,10 @@ class Store(Protocol):
     peeks: bool
     """Whether `peek` says versions at all; where it does not, that it says None is how things are, and no trouble."""
 
+    @property
+    def memories(self) -> MemoryTables:
+        """The questions about memories."""
+
     async def open(self) -> None:
         """Connects, and creates or checks the schema. Nothing is open when it raises, and it may be called again.
 
@@ -96,17 +101,19 @@ class Store(Protocol):
         order, so that the first thing wrong is what is told:
 
         1. A remembered request: the same content → its first answer (`replayed`); other content → RequestIdReused.
-        2. `expected_version` differs from the namespace's → VersionConflict. A namespace that was never committed to is at 0;
+        2. `memories`: each change is what `storage.memories.decide` makes of it → AlreadyExists, VersionConflict, NotFound,
+           InvalidRequest. What follows is asked of a transaction that is about matrices.
+        3. `expected_version` differs from the namespace's → VersionConflict. A namespace that was never committed to is at 0;
            a deletion never sets it back.
-        3. RestoreVersion of a version that never was → NotFound, that is no longer kept → VersionCompacted.
-        4. A key's kind is fixed by its first commit, also after it was deleted → KindChanged.
-        5. More keys than a namespace may hold → LimitExceeded.
-        6. `validate_only` → the result as it would have been, and nothing is changed.
+        4. RestoreVersion of a version that never was → NotFound, that is no longer kept → VersionCompacted.
+        5. A key's kind is fixed by its first commit, also after it was deleted → KindChanged.
+        6. More keys than a namespace may hold → LimitExceeded.
+        7. `validate_only` → the result as it would have been, and nothing is changed.
 
-        Then one version is made of all that the namespace holds after the changes, the request is remembered, the event is
-        written. The commit time is the transaction's, or the version's before it where that is later. Only successes are
-        remembered. Raises StoreUnavailable, with `outcome_unknown` when the store may have committed all the same, and Overloaded
-        when all its connections are in use; so may every question below.
+        Then one version is made of all that the namespace holds after the changes, where there are any, the memories are written,
+        the request is remembered, an event is written for each of the two that happened. The commit time is the transaction's, or
+        the one before it where that is later. Only successes are remembered. Raises StoreUnavailable, with `outcome_unknown` when
+        the store may have committed all the same, and Overloaded when all its connections are in use; so may every question.
 
         Where a cache may stand between (`CachedStore`) results and refusals bear what was `seen` of it: with the row locked where
         a version was made, else in one look that also saw the version that is told.

@@ -5,11 +5,23 @@ Nothing here reads or writes. An engine finds the facts, asks in the contract's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sfm_grpc.errors import KindChanged, LimitExceeded, NotFound, RequestIdReused, VersionCompacted, VersionConflict
-from sfm_grpc.model import CommitResult, DeleteMatrix, Entry, Kind, PutMatrix, RestoreVersion, Transaction, Version
+from sfm_grpc.model import (
+    CommitResult,
+    DeleteMatrix,
+    Entry,
+    Event,
+    Kind,
+    Outcome,
+    PutMatrix,
+    RestoreVersion,
+    Transaction,
+    Version,
+)
+from sfm_grpc.storage.memories import Decided, receipts_from_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +33,8 @@ class Remembered:
     commit_time_us: int
     receipt: bytes
     first_time_us: int
+    memories: bytes = b""
+    """`storage.memories.receipts_to_bytes` of what was told of memories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +53,8 @@ def first_answer(t: Transaction, found: Remembered | None) -> CommitResult | Non
         return None
     if found.content_digest != t.request.content_digest:
         raise RequestIdReused(namespace=t.scope.namespace, reused_id=t.request.request_id, first_time_us=found.first_time_us)
-    return CommitResult(None, found.version, found.commit_time_us, found.receipt, replayed=True)
+    told = receipts_from_bytes(found.memories, t.memories.changes if t.memories else ())
+    return CommitResult(None, found.version, found.commit_time_us, found.receipt, replayed=True, memories=told)
 
 
 def check_expected(t: Transaction, head: Head | None) -> None:
@@ -116,3 +131,25 @@ def next_version(t: Transaction, head: Head | None, held: Mapping[str, Entry], k
         entries=entries,
         changed_keys=tuple(c.key for c in t.changes if not isinstance(c, RestoreVersion)),
     )
+
+
+def result(t: Transaction, version: Version | None, memories: Decided | None) -> CommitResult:
+    """What a transaction that is no replay did, or would have done."""
+    if version is None:
+        time_us = memories.time_us if memories else t.time_us
+        return CommitResult(None, 0, time_us, t.receipt, replayed=False, memories=memories.receipts if memories else ())
+    made = None if t.validate_only else version
+    told = memories.receipts if memories else ()
+    return CommitResult(made, version.version, version.commit_time_us, t.receipt, replayed=False, memories=told)
+
+
+def events(t: Transaction, done: CommitResult) -> Sequence[tuple[Event, int]]:
+    """What the world is told of a transaction, and which version or (of memories) revision each is about; no change, no event."""
+    told = []
+    if done.version is not None:
+        assert t.event_of is not None, "no version without its event"
+        told.append((t.event_of(done.version), done.number))
+    changed = [r for r in done.memories if r.outcome is not Outcome.UNCHANGED]
+    if t.memories is not None and changed:
+        told.append((t.memories.event_of(changed), max(r.revision for r in changed)))
+    return told

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sfm_grpc.model import Scope
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage.sqlite.connection import connect
+from sfm_grpc.storage.sqlite.connection import SCHEMA_VERSION, connect
 
 
 class Sqlite:
@@ -147,7 +147,7 @@ def _overwrite(path: Path, start: int, content: bytes) -> None:
 
 def _tell_everyone(c: sqlite3.Connection) -> None:
     """A commit that touches the first page only: other connections forget the pages they remember."""
-    c.execute("PRAGMA user_version = 1")
+    c.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextlib.contextmanager

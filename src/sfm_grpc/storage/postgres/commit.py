@@ -54,13 +54,24 @@ class _Found:
 
 
 async def commit(
-    connection: AsyncConnection, t: Transaction, packed: Packed, heads: Heads, *, keys_max: int, sent: Sent
+    connection: AsyncConnection,
+    t: Transaction,
+    packed: Packed,
+    heads: Heads,
+    *,
+    keys_max: int,
+    sent: Sent,
+    memories: bytes = b"",
+    replayed: bool = False,
 ) -> CommitResult:
-    """Executes one transaction; see the contract for the order of the checks."""
+    """Executes one transaction; see the contract for the order of the checks.
+
+    `memories`: what is remembered of them. `replayed`: it is known that the request was answered before.
+    """
     known = heads.get(t.scope)
-    if known is not None and _is_plain(t, known, keys_max):
+    if known is not None and not replayed and _is_plain(t, known, keys_max):
         version = decisions.next_version(t, known.head, known.held, keys_max)
-        made = await _write(connection, t, known, version, packed, new_keys=(), sent=sent)
+        made = await _write(connection, t, known, version, packed, new_keys=(), sent=sent, memories=memories)
         if made is not None:
             return _done(t, version, heads, *made)
     for _ in range(_ROUNDS_MAX):
@@ -76,7 +87,7 @@ async def commit(
         if t.validate_only:
             return CommitResult(None, version.version, version.commit_time_us, t.receipt, replayed=False, seen=found.seen)
         new_keys = [c for c in t.changes if isinstance(c, PutMatrix) and c.key not in found.kinds]
-        made = await _write(connection, t, found.known, version, packed, new_keys=new_keys, sent=sent)
+        made = await _write(connection, t, found.known, version, packed, new_keys=new_keys, sent=sent, memories=memories)
         if made is not None:
             return _done(t, version, heads, *made)
         # Someone else was faster. Looking again tells a caller that expected a version of the conflict, or of its first answer.
@@ -164,6 +175,7 @@ async def _write(
     *,
     new_keys: Sequence[PutMatrix],
     sent: Sent,
+    memories: bytes,
 ) -> tuple[KnownHead, CacheSeen] | None:
     """Writes a version, in one round trip; None, and nothing has happened, where the namespace is no longer as `known` says."""
     commit_id = secrets.randbits(63)
@@ -176,6 +188,7 @@ async def _write(
         **_known(known),
         **{f"{name}_{i}": value for i, body in enumerate(bodies) for name, value in body.items()},
         "commit_id": commit_id,
+        "memories": memories,
         "new_keys": [c.key for c in new_keys],
         "new_kinds": [c.matrix.kind.value for c in new_keys],
     }
@@ -183,8 +196,8 @@ async def _write(
     try:
         cursor = await connection.execute(_statement("advance" if known else "create", len(bodies)), values, binary=True)
     except pg.UniqueViolation as error:
-        if error.diag.constraint_name != "request_pkey":
-            raise  # a defect, or a database put together of two
+        if error.diag.constraint_name != "request_pkey" or t.memories is not None:
+            raise  # a defect, or a database put together of two; or undone together with memories
         row = None  # the request id, used since, or by another request
     else:
         row = await cursor.fetchone()
@@ -252,6 +265,7 @@ def _request(t: Transaction) -> dict[str, object]:
 
 
 def _event(t: Transaction, version: Version) -> dict[str, object]:
+    assert t.event_of is not None, "no version without its event"
     event = t.event_of(version)
     return {"topic": event.topic, "payload": codec.to_json(event.payload)}
 

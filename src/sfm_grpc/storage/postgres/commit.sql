@@ -16,7 +16,7 @@ LEFT JOIN LATERAL (
 WHERE n.tenant = %(tenant)s::text AND n.name = %(namespace)s::text;
 
 -- name: find_request
-SELECT content_digest, version, commit_time_us, receipt, first_time_us FROM sfm.request
+SELECT content_digest, version, commit_time_us, receipt, first_time_us, memories FROM sfm.request
 WHERE tenant = %(tenant)s::text AND namespace = %(namespace)s::text AND method = %(method)s::text AND request_id = %(request_id)s::text;
 
 -- name: find_kinds
@@ -59,9 +59,9 @@ k AS (
   ON CONFLICT DO NOTHING),
 r AS (
   INSERT INTO sfm.request (
-    tenant, namespace, method, request_id, content_digest, version, commit_time_us, receipt, first_time_us)
+    tenant, namespace, method, request_id, content_digest, version, commit_time_us, receipt, first_time_us, memories)
   SELECT %(tenant)s::text, %(namespace)s::text, %(method)s::text, %(request_id)s::text, %(content_digest)s::bytea, version,
-    %(commit_time_us)s::bigint, %(receipt)s::bytea, %(time_us)s::bigint FROM head WHERE %(request_id)s::text IS NOT NULL),
+    %(commit_time_us)s::bigint, %(receipt)s::bytea, %(time_us)s::bigint, %(memories)s::bytea FROM head WHERE %(request_id)s::text IS NOT NULL),
 e AS (
   INSERT INTO sfm.event (event_id, tenant, namespace, topic, version, time_us, payload)
   SELECT (outbox.base + pg_current_xact_id()::text::bigint) << 16, %(tenant)s::text, %(namespace)s::text, %(topic)s::text,

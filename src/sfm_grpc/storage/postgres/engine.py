@@ -16,9 +16,11 @@ from sfm_grpc.metrics import StoreMetrics
 from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.postgres import cache, commit, durability, housekeeping, migrate, packing, reads
+from sfm_grpc.storage.postgres.both import commit_with_memories
 from sfm_grpc.storage.postgres.connection import connect, is_gone, place, watched
 from sfm_grpc.storage.postgres.errors import Sent, translated
 from sfm_grpc.storage.postgres.heads import Heads
+from sfm_grpc.storage.postgres.memories import PostgresMemories
 from sfm_grpc.storage.postgres.options import PostgresOptions
 from sfm_grpc.storage.postgres.pool import Pool
 from sfm_grpc.storage.postgres.turns import Turns
@@ -45,6 +47,8 @@ class PostgresStore:
         self._pool = Pool(options, metrics)
         self._heads = Heads()
         self._turns = Turns(options.lock_timeout_s)
+        self._memory_turns = Turns(options.lock_timeout_s)
+        self.memories = PostgresMemories(self._pool.run)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
         self._checker: AsyncConnection | None = None
         self._checking = asyncio.Lock()
@@ -124,10 +128,12 @@ class PostgresStore:
         """See the contract."""
         packed = {c.key: await self._packed(c) for c in transaction.changes if isinstance(c, PutMatrix)}
         sent = Sent()
+        execute = commit.commit if transaction.memories is None else commit_with_memories
+        turns = self._turns if transaction.changes else self._memory_turns
         # One at a time of each namespace: the others would wait for its row, each on a connection that others need.
-        async with self._turns.of(transaction.scope, transaction.deadline):
+        async with turns.of(transaction.scope, transaction.deadline):
             return await self._pool.run(
-                lambda c: commit.commit(c, transaction, packed, self._heads, keys_max=self._keys_max, sent=sent),
+                lambda c: execute(c, transaction, packed, self._heads, keys_max=self._keys_max, sent=sent),
                 deadline=transaction.deadline,
                 sent=sent,
             )

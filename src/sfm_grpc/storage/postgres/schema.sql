@@ -112,6 +112,80 @@ CREATE TABLE sfm.rho_body (
 -- Out of line, so that certificates are read without them; not compressed: random numbers do not get shorter, trying only costs.
 ALTER TABLE sfm.rho_body ALTER COLUMN numbers SET STORAGE EXTERNAL;
 
+-- One row a namespace that has memories, or had. Every write to them locks it: so revisions are given in the order of the commits,
+-- and whoever has seen one has seen all before it. Beside sfm.namespace, so that memories and matrices do not wait for each other.
+CREATE TABLE sfm.memory_space (
+  space_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant text COLLATE "C" NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  -- Of its vectors: 0 until it is fixed; and how they are compared (sfm.v1.Distance).
+  dimension integer NOT NULL,
+  distance smallint NOT NULL,
+  -- The newest revision that was given.
+  revision bigint NOT NULL,
+  -- Rows that are not deleted, those of them with a vector, and the bytes of their payloads; and rows that are deleted.
+  memories bigint NOT NULL,
+  vectors bigint NOT NULL,
+  payload_bytes bigint NOT NULL,
+  tombstones bigint NOT NULL,
+  create_time_us bigint NOT NULL,
+  update_time_us bigint NOT NULL,
+  UNIQUE (tenant, name)
+) WITH (
+  -- As sfm.namespace: an update finds its place in the same page, and touches no index.
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
+);
+
+-- One memory, or what is left of one.
+CREATE TABLE sfm.memory (
+  -- Fixed widths first: no byte is lost to alignment.
+  space_id bigint NOT NULL,
+  -- Of the last write. An index that follows goes on after the newest that it has seen.
+  revision bigint NOT NULL,
+  create_time_us bigint NOT NULL,
+  update_time_us bigint NOT NULL,
+  -- 0: never.
+  expire_time_us bigint NOT NULL,
+  -- 0: it lives. A tombstone is kept while it may be undeleted, and until the index has let go of it.
+  delete_time_us bigint NOT NULL,
+  importance double precision NOT NULL,
+  c0 double precision,
+  c1 double precision,
+  c2 double precision,
+  c3 double precision,
+  c4 double precision,
+  c5 double precision,
+  c6 double precision,
+  c7 double precision,
+  -- How many of them are set.
+  coordinates smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  memory_type text COLLATE "C" NOT NULL,
+  -- SHA-256 of the payload; empty where nothing is left of it.
+  digest bytea NOT NULL,
+  -- JSON text, as bytes: it is given back as it came.
+  payload bytea NOT NULL,
+  -- float32, little-endian; NULL: it has none.
+  vector bytea,
+  PRIMARY KEY (space_id, key)
+) WITH (
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+  toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 1000
+);
+-- Not compressed: numbers do not get shorter, and short texts are not worth the time. A vector lies out of line where the row would be
+-- large, so that lists read past it.
+ALTER TABLE sfm.memory ALTER COLUMN payload SET STORAGE EXTERNAL, ALTER COLUMN vector SET STORAGE EXTERNAL;
+-- What is listed by, and what is asked for in the order of the writes.
+CREATE UNIQUE INDEX memory_revision ON sfm.memory (space_id, revision);
+CREATE INDEX memory_age ON sfm.memory (space_id, create_time_us, key);
+CREATE INDEX memory_importance ON sfm.memory (space_id, importance, key);
+CREATE INDEX memory_type ON sfm.memory (space_id, memory_type, key);
+CREATE INDEX memory_place ON sfm.memory (space_id, coordinates, c0, c1, c2) WHERE coordinates > 0;
+-- What comes to its end: for the sweeper.
+CREATE INDEX memory_expiry ON sfm.memory (expire_time_us) WHERE expire_time_us > 0 AND delete_time_us = 0;
+CREATE INDEX memory_tombstone ON sfm.memory (delete_time_us) WHERE delete_time_us > 0;
+
 -- Mutations that succeeded, so that a retry gets the first answer again. Its key is what makes sure that one id commits once.
 CREATE TABLE sfm.request (
   -- By name, not by namespace_id: it is looked for before anything else is known.
@@ -126,6 +200,8 @@ CREATE TABLE sfm.request (
   commit_time_us bigint NOT NULL,
   receipt bytea NOT NULL,
   first_time_us bigint NOT NULL,
+  -- What was told of memories (storage.memories.receipts_to_bytes); empty of a request that had none.
+  memories bytea NOT NULL DEFAULT '',
   PRIMARY KEY (tenant, namespace, method, request_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 -- The oldest are forgotten first.

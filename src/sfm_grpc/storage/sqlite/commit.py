@@ -11,6 +11,8 @@ from sfm_grpc.errors import DeadlineExceeded
 from sfm_grpc.model import CommitResult, Entry, PutMatrix, Transaction, Version
 from sfm_grpc.storage import codec, decisions, statements
 from sfm_grpc.storage.decisions import Head, Remembered
+from sfm_grpc.storage.memories import receipts_to_bytes
+from sfm_grpc.storage.sqlite import memories
 from sfm_grpc.storage.sqlite.connection import roll_back, translated
 
 SQL = statements.load(__package__, "commit.sql")
@@ -56,17 +58,28 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
     first = decisions.first_answer(t, _remembered(connection, t))
     if first is not None:
         return first
-    namespace = _namespace(connection, t)
-    head = namespace.head if namespace else None
-    decisions.check_expected(t, head)
-    decisions.check_restorable(t, head)
-    held = _held(connection, namespace, t)
-    decisions.check_kinds(t, _kinds(connection, namespace, t))
-    version = decisions.next_version(t, head, held.entries, keys_max)
+    prepared = memories.prepare(connection, t.scope, t.memories, t.time_us) if t.memories else None
+    version = held = namespace = None
+    if t.is_about_matrices:
+        namespace = _namespace(connection, t)
+        head = namespace.head if namespace else None
+        decisions.check_expected(t, head)
+        decisions.check_restorable(t, head)
+        held = _held(connection, namespace, t)
+        decisions.check_kinds(t, _kinds(connection, namespace, t))
+        version = decisions.next_version(t, head, held.entries, keys_max)
+    result = decisions.result(t, version, prepared.decided if prepared else None)
     if t.validate_only:
-        return CommitResult(None, version.version, version.commit_time_us, t.receipt, replayed=False)
-    _write(connection, t, namespace, version, held.bodies)
-    return CommitResult(version, version.version, version.commit_time_us, t.receipt, replayed=False)
+        return result
+    if version is not None and held is not None:
+        _write_version(connection, t, namespace, version, held.bodies)
+    if prepared is not None and prepared.decided.writes:
+        memories.write(connection, t.scope, prepared)
+    _remember(connection, t, result)
+    for event, about in decisions.events(t, result):
+        told = {"topic": event.topic, "version": about, "time_us": result.commit_time_us, "payload": codec.to_json(event.payload)}
+        connection.execute(SQL["insert_event"], _scope(t) | told)
+    return result
 
 
 def _remembered(connection: sqlite3.Connection, t: Transaction) -> Remembered | None:
@@ -107,7 +120,7 @@ def _kinds(connection: sqlite3.Connection, namespace: _Namespace | None, t: Tran
     return {key: row[0] for key, row in zip(keys, rows, strict=True) if row}
 
 
-def _write(
+def _write_version(
     connection: sqlite3.Connection, t: Transaction, namespace: _Namespace | None, version: Version, bodies: Mapping[str, int]
 ) -> None:
     scope, number = _scope(t), version.version
@@ -133,10 +146,6 @@ def _write(
             "changed_keys": codec.to_json(version.changed_keys),
         },
     )
-    _remember(connection, t, version)
-    event = t.event_of(version)
-    told = {"topic": event.topic, "version": number, "time_us": version.commit_time_us, "payload": codec.to_json(event.payload)}
-    connection.execute(SQL["insert_event"], scope | told)
 
 
 def _write_body(connection: sqlite3.Connection, put: PutMatrix, place: Mapping[str, int | None]) -> int | None:
@@ -157,16 +166,17 @@ def _write_body(connection: sqlite3.Connection, put: PutMatrix, place: Mapping[s
     return body_id
 
 
-def _remember(connection: sqlite3.Connection, t: Transaction, version: Version) -> None:
+def _remember(connection: sqlite3.Connection, t: Transaction, result: CommitResult) -> None:
     if t.request is None:
         return
     request = {
         "method": t.request.method,
         "request_id": t.request.request_id,
         "content_digest": t.request.content_digest,
-        "version": version.version,
-        "commit_time_us": version.commit_time_us,
+        "version": result.number,
+        "commit_time_us": result.commit_time_us,
         "receipt": t.receipt,
+        "memories": receipts_to_bytes(result.memories),
         "first_time_us": t.time_us,
     }
     connection.execute(SQL["remember_request"], _scope(t) | request)

@@ -1,7 +1,7 @@
 -- The one write path, statement by statement, inside one BEGIN IMMEDIATE.
 
 -- name: find_request
-SELECT content_digest, version, commit_time_us, receipt, first_time_us
+SELECT content_digest, version, commit_time_us, receipt, first_time_us, memories
 FROM request WHERE tenant = :tenant AND namespace = :namespace AND method = :method AND request_id = :request_id;
 
 -- name: find_head
@@ -42,8 +42,8 @@ INSERT INTO rho_version (namespace_id, version, commit_time_us, committer, metad
 VALUES (:namespace_id, :version, :commit_time_us, :committer, :metadata, :valid, :restored_version, :changed_keys);
 
 -- name: remember_request
-INSERT INTO request (tenant, namespace, method, request_id, content_digest, version, commit_time_us, receipt, first_time_us)
-VALUES (:tenant, :namespace, :method, :request_id, :content_digest, :version, :commit_time_us, :receipt, :first_time_us);
+INSERT INTO request (tenant, namespace, method, request_id, content_digest, version, commit_time_us, receipt, memories, first_time_us)
+VALUES (:tenant, :namespace, :method, :request_id, :content_digest, :version, :commit_time_us, :receipt, :memories, :first_time_us);
 
 -- name: insert_event
 INSERT INTO event (tenant, namespace, topic, version, time_us, payload)

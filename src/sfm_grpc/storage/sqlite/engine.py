@@ -17,10 +17,11 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from sfm_grpc.errors import StoreRefused, StoreUnavailable
-from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
+from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, PutMemory, Scope, Transaction, Version
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.sqlite import commit, housekeeping, reads
 from sfm_grpc.storage.sqlite.connection import connect, prepare, roll_back, translated, unstuck
+from sfm_grpc.storage.sqlite.memories import SqliteMemories
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -51,6 +52,7 @@ class SqliteStore:
         self._peeker: sqlite3.Connection | None = None
         self._checkpointer: sqlite3.Connection | None = None
         self._checker: sqlite3.Connection | None = None
+        self.memories = SqliteMemories(self._read, self._write_once)
         self._file = (0, 0)
         """Device and inode of the file that is open: whether the path still means it."""
         self._log_bytes = 0
@@ -107,16 +109,19 @@ class SqliteStore:
     async def commit(self, transaction: Transaction) -> CommitResult:
         """See the contract."""
         result = await self._write(lambda connection: commit.commit(connection, transaction, self._keys_max))
-        self._wrote(sum(len(c.matrix.numbers) for c in transaction.changes if isinstance(c, PutMatrix)))
+        self._wrote(_size(transaction))
         return result
 
     async def compact(self, scope: Scope, retention: Retention, now_us: int) -> int:
         """See the contract."""
-        return await self._write(lambda c: _transact(c, lambda: housekeeping.compact(c, scope, retention, now_us)))
+        return await self._write_once(lambda c: housekeeping.compact(c, scope, retention, now_us))
 
     async def forget(self, retention: Retention, now_us: int) -> int:
         """See the contract."""
-        return await self._write(lambda c: _transact(c, lambda: housekeeping.forget(c, retention, now_us)))
+        return await self._write_once(lambda c: housekeeping.forget(c, retention, now_us))
+
+    async def _write_once(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await self._write(lambda c: _transact(c, lambda: work(c)))
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         def write() -> _T:
@@ -249,6 +254,13 @@ def _transact(connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
             roll_back(connection)
             raise
         return result
+
+
+def _size(transaction: Transaction) -> int:
+    """About how many bytes it writes."""
+    matrices = sum(len(c.matrix.numbers) for c in transaction.changes if isinstance(c, PutMatrix))
+    puts = [c for c in transaction.memories.changes if isinstance(c, PutMemory)] if transaction.memories else []
+    return matrices + sum(len(p.payload) + len(p.vector or b"") for p in puts)
 
 
 def _identity(path: Path) -> tuple[int, int]:

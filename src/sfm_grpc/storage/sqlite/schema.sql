@@ -59,6 +59,7 @@ CREATE TABLE request (
   version INTEGER NOT NULL,
   commit_time_us INTEGER NOT NULL,
   receipt BLOB NOT NULL,
+  memories BLOB NOT NULL,
   first_time_us INTEGER NOT NULL,
   PRIMARY KEY (tenant, namespace, method, request_id)
 ) WITHOUT ROWID;
@@ -74,3 +75,53 @@ CREATE TABLE event (
   time_us INTEGER NOT NULL,
   payload TEXT NOT NULL
 );
+
+-- One row a namespace that has memories, or had: the row that every write to them changes, and so the order of their revisions.
+CREATE TABLE memory_space (
+  space_id INTEGER PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  name TEXT NOT NULL,
+  -- Of its vectors: 0 until it is fixed; and how they are compared (sfm.v1.Distance).
+  dimension INTEGER NOT NULL,
+  distance INTEGER NOT NULL,
+  -- The newest revision that was given.
+  revision INTEGER NOT NULL,
+  -- Rows that are not deleted, those with a vector, and the bytes of their payloads; and rows that are.
+  memories INTEGER NOT NULL,
+  vectors INTEGER NOT NULL,
+  payload_bytes INTEGER NOT NULL,
+  tombstones INTEGER NOT NULL,
+  create_time_us INTEGER NOT NULL,
+  update_time_us INTEGER NOT NULL,
+  UNIQUE (tenant, name)
+);
+
+-- One memory, or what is left of one. `digest` is of the payload; empty where nothing is left. `payload` and `vector` are last, so
+-- that the rest is read without them.
+CREATE TABLE memory (
+  memory_id INTEGER PRIMARY KEY,
+  space_id INTEGER NOT NULL,
+  key TEXT NOT NULL,
+  revision INTEGER NOT NULL,
+  create_time_us INTEGER NOT NULL,
+  update_time_us INTEGER NOT NULL,
+  expire_time_us INTEGER NOT NULL,
+  delete_time_us INTEGER NOT NULL,
+  memory_type TEXT NOT NULL,
+  importance REAL NOT NULL,
+  coordinates INTEGER NOT NULL,
+  c0 REAL, c1 REAL, c2 REAL, c3 REAL, c4 REAL, c5 REAL, c6 REAL, c7 REAL,
+  digest BLOB NOT NULL,
+  payload BLOB NOT NULL,
+  vector BLOB,
+  UNIQUE (space_id, key)
+);
+-- What is listed by, and what is asked for in the order of the writes.
+CREATE UNIQUE INDEX memory_revision ON memory (space_id, revision);
+CREATE INDEX memory_age ON memory (space_id, create_time_us, key);
+CREATE INDEX memory_importance ON memory (space_id, importance, key);
+CREATE INDEX memory_type ON memory (space_id, memory_type, key);
+CREATE INDEX memory_place ON memory (space_id, coordinates, c0, c1, c2) WHERE coordinates > 0;
+-- What comes to its end: for the sweeper.
+CREATE INDEX memory_expiry ON memory (expire_time_us) WHERE expire_time_us > 0 AND delete_time_us = 0;
+CREATE INDEX memory_tombstone ON memory (delete_time_us) WHERE delete_time_us > 0;

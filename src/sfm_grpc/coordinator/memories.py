@@ -1,0 +1,325 @@
+"""Memories: builds the transactions that write them, and answers what is asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from sfm_grpc.coordinator import events, names
+from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.sent_memories import MemoryBounds, SentMemory, checked
+from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound
+from sfm_grpc.model import (
+    COORDINATES_MAX,
+    DeleteMemory,
+    Distance,
+    Memory,
+    MemoryChange,
+    MemoryFilter,
+    MemoryOrder,
+    MemoryQuery,
+    MemoryReceipt,
+    MemoryWrites,
+    PurgeMemory,
+    RequestIdentity,
+    Scope,
+    Space,
+    Transaction,
+    UndeleteMemory,
+)
+from sfm_grpc.storage.contract import Store
+from sfm_grpc.storage.memory_columns import place_of
+
+PAGE_SIZE_DEFAULT = 50
+_TYPES_MAX = 64
+_DIGEST_BYTES = 16
+# More than this is checked on a thread.
+_LARGE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRules:
+    """The bounds that memories and questions about them are held to."""
+
+    bounds: MemoryBounds
+    batch_max: int
+    page_size_max: int
+    undelete_s: int
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMutation:
+    """What every mutation of memories says besides its changes."""
+
+    method: str
+    scope: Scope
+    request_id: str
+    committer: str
+    validate_only: bool
+    deadline: float
+    """On time.monotonic(): work that has not begun by then is not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The answer to a mutation."""
+
+    receipts: Sequence[MemoryReceipt]
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a list asks for."""
+
+    scope: Scope
+    chosen: MemoryFilter
+    order: MemoryOrder
+    descending: bool
+    page_size: int
+    page_token: str
+    payloads: bool
+    vectors: bool
+
+
+class MemoryCoordinator:
+    """Decides what may be written, and what is answered; executes nothing itself."""
+
+    def __init__(self, store: Store, commits: CommitPath, rules: MemoryRules) -> None:
+        self._store = store
+        self._commits = commits
+        self._rules = rules
+
+    # ---- writing
+
+    async def put(self, mutation: MemoryMutation, sent: Sequence[SentMemory]) -> Written:
+        """Puts memories, all or none.
+
+        Raises InvalidRequest, LimitExceeded, AlreadyExists, VersionConflict, NotFound, and what `Store.commit` raises.
+        """
+        self._check_mutation(mutation)
+        self._check_count([each.key for each in sent], "puts", [f"{each.field}.memory.key" for each in sent])
+        now_us = _now_us()
+
+        def prepare() -> tuple[list[MemoryChange], bytes]:
+            return [checked(each, self._rules.bounds, now_us) for each in sent], _digest_of([each.content() for each in sent])
+
+        size = sum(len(each.payload_json) + len(each.vector or b"") for each in sent)
+        changes, digest = prepare() if size < _LARGE_BYTES else await asyncio.to_thread(prepare)
+        return await self._write(mutation, changes, digest, now_us)
+
+    async def delete(self, mutation: MemoryMutation, keys: Sequence[str], if_revision: int | None = None) -> Written:
+        """Deletes memories, all or none; absent ones are left alone. Raises as `put`."""
+        self._check_keys(mutation, keys)
+        if if_revision is not None and if_revision < 1:
+            raise InvalidRequest(field="if_revision", problem=f"is {if_revision}; revisions start at 1")
+        changes = [DeleteMemory(key, if_revision, "if_revision") for key in keys]
+        return await self._write(mutation, changes, _digest_of([*keys, if_revision]), _now_us())
+
+    async def undelete(self, mutation: MemoryMutation, keys: Sequence[str]) -> Written:
+        """Makes deleted memories be there again, all or none. Raises as `put`."""
+        self._check_keys(mutation, keys)
+        now_us = _now_us()
+        since_us = now_us - self._rules.undelete_s * 1_000_000
+        return await self._write(mutation, [UndeleteMemory(key, since_us) for key in keys], _digest_of(keys), now_us)
+
+    async def purge(self, mutation: MemoryMutation, keys: Sequence[str]) -> Written:
+        """Deletes memories for good, all or none. Raises as `put`."""
+        self._check_keys(mutation, keys)
+        return await self._write(mutation, [PurgeMemory(key) for key in keys], _digest_of(keys), _now_us())
+
+    async def _write(self, mutation: MemoryMutation, changes: Sequence[MemoryChange], digest: bytes, now_us: int) -> Written:
+        scope = mutation.scope
+        asked = RequestIdentity(mutation.method, mutation.request_id, digest) if mutation.request_id else None
+        transaction = Transaction(
+            scope=scope,
+            changes=(),
+            expected_version=None,
+            request=asked,
+            committer=mutation.committer,
+            time_us=now_us,
+            receipt=b"",
+            event_of=None,
+            memories=MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us)),
+            deadline=mutation.deadline,
+            validate_only=mutation.validate_only,
+        )
+        result = await self._commits.commit(transaction)
+        return Written(result.memories, result.replayed)
+
+    # ---- reading
+
+    async def get(self, scope: Scope, key: str, *, vector: bool) -> Memory:
+        """One memory. Raises InvalidRequest, NotFound, StoreUnavailable."""
+        names.check_name(scope.namespace, "namespace")
+        names.check_name(key, "key")
+        found = await self._store.memories.get(scope, [key], now_us=_now_us(), vectors=vector)
+        if not found:
+            raise NotFound(what="memory", namespace=scope.namespace, names=(key,))
+        return found[0]
+
+    async def batch_get(self, scope: Scope, keys: Sequence[str], *, vectors: bool) -> tuple[list[Memory], list[str]]:
+        """Those that exist, and the keys of those that do not, in the order of the keys.
+
+        Raises InvalidRequest, LimitExceeded, StoreUnavailable.
+        """
+        names.check_name(scope.namespace, "namespace")
+        self._check_count(keys, "keys", [f"keys[{place}]" for place in range(len(keys))])
+        found = {m.key: m for m in await self._store.memories.get(scope, keys, now_us=_now_us(), vectors=vectors)}
+        return [found[key] for key in keys if key in found], [key for key in keys if key not in found]
+
+    async def page(self, asked: Listing) -> tuple[Sequence[Memory], str]:
+        """A page, and the token of the next. Raises InvalidRequest, LimitExceeded, NotFound (namespace), StoreUnavailable."""
+        names.check_name(asked.scope.namespace, "namespace")
+        self._check_filter(asked.chosen)
+        size = self._page_size(asked.page_size)
+        query = MemoryQuery(
+            chosen=asked.chosen,
+            order=asked.order,
+            descending=asked.descending,
+            after=_after(asked),
+            limit=size + 1,
+            now_us=_now_us(),
+            payloads=asked.payloads,
+            vectors=asked.vectors,
+        )
+        found = await self._store.memories.page(asked.scope, query)
+        shown = found[:size]
+        return shown, _token(asked, query, shown[-1]) if len(found) > size else ""
+
+    # ---- namespaces
+
+    async def create_namespace(self, scope: Scope, dimension: int, distance: Distance) -> tuple[Space, bool]:
+        """Creates a namespace; what it is, and whether it existed. Raises InvalidRequest, LimitExceeded, AlreadyExists."""
+        names.check_name(scope.namespace, "namespace")
+        if dimension < 0:
+            raise InvalidRequest(field="dimension", problem=f"is {dimension}; it must be 0 or more")
+        limit = self._rules.bounds.vector_dimension_max
+        if dimension > limit:
+            raise LimitExceeded(limit="vector_dimension_max", value=dimension, maximum=limit, field="dimension")
+        return await self._store.memories.create_space(scope, dimension, distance, _now_us())
+
+    async def namespace(self, scope: Scope) -> Space:
+        """Raises InvalidRequest, NotFound, StoreUnavailable."""
+        names.check_name(scope.namespace, "namespace")
+        space = await self._store.memories.space(scope)
+        if space is None:
+            raise NotFound(what="namespace", namespace=scope.namespace)
+        return space
+
+    async def namespaces(self, tenant: str, page_size: int, page_token: str) -> tuple[Sequence[tuple[str, Space]], str]:
+        """A page of a tenant's namespaces, and the token of the next. Raises InvalidRequest, StoreUnavailable."""
+        size = self._page_size(page_size)
+        digest = _list_digest(["namespaces", tenant])
+        after = _opened(digest, page_token) if page_token else ""
+        if not isinstance(after, str):
+            raise _not_of_this_list()
+        found = await self._store.memories.spaces(tenant, after=after, limit=size + 1)
+        return found[:size], _sealed(digest, found[size - 1][0]) if len(found) > size else ""
+
+    # ---- checks
+
+    def _check_mutation(self, mutation: MemoryMutation) -> None:
+        names.check_name(mutation.scope.namespace, "namespace")
+        names.check_request_id(mutation.request_id)
+
+    def _check_keys(self, mutation: MemoryMutation, keys: Sequence[str]) -> None:
+        self._check_mutation(mutation)
+        fields = [f"keys[{place}]" for place in range(len(keys))]
+        self._check_count(keys, "keys", fields)
+
+    def _check_count(self, keys: Sequence[str], field: str, fields: Sequence[str]) -> None:
+        limit = self._rules.batch_max
+        if not keys:
+            raise InvalidRequest(field=field, problem="is empty")
+        if len(keys) > limit:
+            raise LimitExceeded(limit="batch_max", value=len(keys), maximum=limit, field=field)
+        seen: dict[str, str] = {}
+        for key, place in zip(keys, fields, strict=True):
+            names.check_name(key, place)
+            if key in seen:
+                raise InvalidRequest(field=place, problem=f"is {key!r}, as {seen[key]} is: each key may be there once")
+            seen[key] = place
+
+    def _check_filter(self, chosen: MemoryFilter) -> None:
+        if chosen.key_prefix:
+            names.check_name(chosen.key_prefix, "filter.key_prefix")
+        if len(chosen.box) > COORDINATES_MAX:
+            raise LimitExceeded(limit="coordinates_max", value=len(chosen.box), maximum=COORDINATES_MAX, field="filter.box")
+        if len(chosen.memory_types) > _TYPES_MAX:
+            raise LimitExceeded(
+                limit="filter_types_max", value=len(chosen.memory_types), maximum=_TYPES_MAX, field="filter.memory_types"
+            )
+        ranges = {"importance": chosen.importance, "create_time": chosen.create_time_us, "update_time": chosen.update_time_us}
+        ranges |= {f"box[{place}]": between for place, between in enumerate(chosen.box)}
+        for name, between in ranges.items():
+            if between.low is not None and between.high is not None and not between.low <= between.high:
+                raise InvalidRequest(
+                    field=f"filter.{name}", problem=f"goes from {between.low:g} to {between.high:g}: nothing is in it"
+                )
+
+    def _page_size(self, size: int) -> int:
+        limit = self._rules.page_size_max
+        if not 0 <= size <= limit:
+            raise InvalidRequest(field="page_size", problem=f"is {size}; it must be 1 to {limit}, or 0 for {PAGE_SIZE_DEFAULT}")
+        return size or min(PAGE_SIZE_DEFAULT, limit)
+
+
+# A page token is opaque: which list it continues, and after what. Another list, or the same asked otherwise, does not take it.
+
+
+def _token(asked: Listing, query: MemoryQuery, last: Memory) -> str:
+    return _sealed(_listing_digest(asked), place_of(query, last))
+
+
+def _after(asked: Listing) -> tuple[float | int | str, str] | None:
+    if not asked.page_token:
+        return None
+    match _opened(_listing_digest(asked), asked.page_token):
+        case [str() | int() | float() as value, str() as key]:
+            return value, key
+    raise _not_of_this_list()
+
+
+def _listing_digest(asked: Listing) -> bytes:
+    return _list_digest(["memories", repr(replace(asked, page_size=0, page_token=""))])
+
+
+def _list_digest(about: Sequence[str]) -> bytes:
+    return hashlib.sha256(repr(about).encode()).digest()[:_DIGEST_BYTES]
+
+
+def _sealed(digest: bytes, place: object) -> str:
+    return base64.urlsafe_b64encode(digest + orjson.dumps(place)).decode()
+
+
+def _opened(digest: bytes, token: str) -> object:
+    try:
+        raw = base64.urlsafe_b64decode(token.encode())
+        if raw[:_DIGEST_BYTES] == digest:
+            opened: object = orjson.loads(raw[_DIGEST_BYTES:])
+            return opened
+    except (ValueError, binascii.Error):
+        pass
+    raise _not_of_this_list()
+
+
+def _not_of_this_list() -> InvalidRequest:
+    problem = "is not a token of this list, asked as it is now; send next_page_token unchanged, or none to start over"
+    return InvalidRequest(field="page_token", problem=problem)
+
+
+def _digest_of(content: Sequence[object]) -> bytes:
+    return hashlib.sha256(repr(content).encode()).digest()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

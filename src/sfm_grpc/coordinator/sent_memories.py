@@ -1,0 +1,195 @@
+"""Memories as they are sent, checked: what comes out may be kept."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from sfm_grpc.coordinator import names
+from sfm_grpc.errors import InvalidRequest, LimitExceeded
+from sfm_grpc.model import COORDINATES_MAX, Buffer, Part, PutMemory
+
+_PARTS = {
+    "payload_json": Part.PAYLOAD,
+    "memory_type": Part.TYPE,
+    "importance": Part.IMPORTANCE,
+    "coordinates": Part.COORDINATES,
+    "vector": Part.VECTOR,
+    "expiry": Part.EXPIRY,
+    "expire_time": Part.EXPIRY,
+    "ttl": Part.EXPIRY,
+}
+_BYTES_SHOWN = 40
+# In time for the largest integer of the stores, whatever is added.
+_TIME_MAX_US = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBounds:
+    """What memories are held to."""
+
+    payload_bytes_max: int
+    json_depth_max: int
+    vector_dimension_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentMemory:
+    """A memory to put, as it was sent."""
+
+    field: str
+    """Where it stands in the request."""
+    key: str
+    payload_json: str
+    memory_type: str
+    importance: float
+    coordinates: tuple[float, ...]
+    vector: Buffer | None
+    expire_time_us: int | None
+    ttl_us: int | None
+    mask: tuple[str, ...] | None
+    """Paths of its update mask; None: it has none."""
+    create_only: bool
+    if_revision: int | None
+
+    def content(self) -> list[object]:
+        """What was asked for, in the form that two requests are compared by."""
+        vector = None if self.vector is None else hashlib.sha256(self.vector).hexdigest()
+        facts = [self.memory_type, self.importance, self.coordinates, vector, self.expire_time_us, self.ttl_us]
+        return [self.key, self.payload_json, *facts, self.mask, self.create_only, self.if_revision]
+
+
+def checked(sent: SentMemory, bounds: MemoryBounds, now_us: int) -> PutMemory:
+    """The change. Raises InvalidRequest, LimitExceeded."""
+    memory = f"{sent.field}.memory"
+    names.check_name(sent.key, f"{memory}.key")
+    parts = _parts(sent)
+    payload = b""
+    if Part.PAYLOAD in parts:
+        payload = _payload(sent.payload_json, f"{memory}.payload_json", bounds)
+    if sent.memory_type:
+        names.check_name(sent.memory_type, f"{memory}.memory_type")
+    if not math.isfinite(sent.importance):
+        raise InvalidRequest(field=f"{memory}.importance", problem=f"is {sent.importance}; it must be finite")
+    _check_coordinates(sent.coordinates, f"{memory}.coordinates")
+    if sent.vector is not None:
+        _check_vector(sent.vector, f"{memory}.vector", bounds)
+    if sent.if_revision is not None and sent.if_revision < 1:
+        problem = f"is {sent.if_revision}; revisions start at 1, and create_only is for a key that is absent"
+        raise InvalidRequest(field=f"{sent.field}.if_revision", problem=problem)
+    return PutMemory(
+        key=sent.key,
+        payload=payload,
+        digest=hashlib.sha256(payload).digest() if payload else b"",
+        memory_type=sent.memory_type,
+        # SQLite knows one zero only, so there is one everywhere.
+        importance=sent.importance + 0.0,
+        coordinates=tuple(number + 0.0 for number in sent.coordinates),
+        vector=sent.vector,
+        expire_time_us=_expire_time_us(sent, memory, now_us),
+        parts=parts,
+        partial=sent.mask is not None,
+        create_only=sent.create_only,
+        if_revision=sent.if_revision,
+        field=sent.field,
+    )
+
+
+def _parts(sent: SentMemory) -> Part:
+    if sent.mask is None:
+        return Part.ALL
+    parts = Part(0)
+    for path in sent.mask:
+        if path not in _PARTS:
+            known = ", ".join(p for p in _PARTS if p not in ("expire_time", "ttl"))
+            raise InvalidRequest(field=f"{sent.field}.update_mask", problem=f"names {path!r}; it may name {known}")
+        parts |= _PARTS[path]
+    if not parts:
+        raise InvalidRequest(field=f"{sent.field}.update_mask", problem="names nothing; leave it out to put all of the memory")
+    if sent.create_only:
+        raise InvalidRequest(field=f"{sent.field}.create_only", problem="cannot be so with an update_mask, which needs a memory")
+    return parts
+
+
+def _payload(text: str, field: str, bounds: MemoryBounds) -> bytes:
+    payload = text.encode()
+    if not payload:
+        raise InvalidRequest(field=field, problem="is required: JSON text, for example {}")
+    if len(payload) > bounds.payload_bytes_max:
+        raise LimitExceeded(limit="payload_bytes_max", value=len(payload), maximum=bounds.payload_bytes_max, field=field)
+    # No text is nested deeper than it has brackets.
+    if payload.count(b"[") + payload.count(b"{") > bounds.json_depth_max:
+        depth = json_depth(payload)
+        if depth > bounds.json_depth_max:
+            raise LimitExceeded(limit="json_depth_max", value=depth, maximum=bounds.json_depth_max, field=field)
+    try:
+        orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        near = error.doc[max(0, error.pos - _BYTES_SHOWN // 2) : error.pos + _BYTES_SHOWN // 2]
+        problem = f"is no JSON: {error.msg} (near {near!r})"
+        raise InvalidRequest(field=field, problem=problem) from None
+    return payload
+
+
+def json_depth(text: bytes) -> int:
+    """How deep a text opens brackets outside of strings, whether it is JSON or not."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _check_coordinates(coordinates: Sequence[float], field: str) -> None:
+    if len(coordinates) > COORDINATES_MAX:
+        raise LimitExceeded(limit="coordinates_max", value=len(coordinates), maximum=COORDINATES_MAX, field=field)
+    for place, number in enumerate(coordinates):
+        if not math.isfinite(number):
+            raise InvalidRequest(field=f"{field}[{place}]", problem=f"is {number}; it must be finite")
+
+
+def _check_vector(vector: Buffer, field: str, bounds: MemoryBounds) -> None:
+    size, rest = divmod(len(vector), 4)
+    if rest or not size:
+        problem = f"has {len(vector)} bytes, which are no float32 numbers; leave it out where there is no vector"
+        raise InvalidRequest(field=field, problem=problem)
+    if size > bounds.vector_dimension_max:
+        raise LimitExceeded(limit="vector_dimension_max", value=size, maximum=bounds.vector_dimension_max, field=field)
+    numbers = np.frombuffer(vector, "<f4")
+    # One pass in the usual case; a sum of finite numbers may overflow, so only then each is looked at.
+    if not np.isfinite(numbers.sum(dtype=np.float64)):
+        place = int(np.argmin(np.isfinite(numbers)))
+        raise InvalidRequest(field=field, problem=f"has {numbers[place]} at [{place}]; every number must be finite")
+
+
+def _expire_time_us(sent: SentMemory, memory: str, now_us: int) -> int:
+    if sent.ttl_us is not None:
+        if not 0 < sent.ttl_us < _TIME_MAX_US:
+            raise InvalidRequest(
+                field=f"{memory}.ttl", problem=f"is {sent.ttl_us / 1e6:g} s; it must be positive, and end some day"
+            )
+        return now_us + sent.ttl_us
+    if sent.expire_time_us is None:
+        return 0
+    if sent.expire_time_us <= now_us:
+        ago = (now_us - sent.expire_time_us) / 1e6
+        raise InvalidRequest(field=f"{memory}.expire_time", problem=f"was {ago:.3f} s ago; the memory would be absent at once")
+    return sent.expire_time_us

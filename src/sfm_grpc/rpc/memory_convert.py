@@ -1,0 +1,182 @@
+"""Between the messages of MemoryStore and records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from sfm.v1 import memory_pb2, memory_store_pb2
+
+from sfm_grpc.coordinator.memories import Listing
+from sfm_grpc.coordinator.sent_memories import SentMemory
+from sfm_grpc.errors import InvalidRequest
+from sfm_grpc.model import Between, Buffer, Distance, Memory, MemoryFilter, MemoryOrder, MemoryReceipt, Scope, Space
+from sfm_grpc.rpc.convert import timestamp
+
+_E = TypeVar("_E", Distance, MemoryOrder)
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def sent(puts: Sequence[memory_pb2.MemoryPut], fields: Sequence[str]) -> list[SentMemory]:
+    """The memories to put; `fields` says where each stands. Raises InvalidRequest."""
+    return [_sent(put, field) for put, field in zip(puts, fields, strict=True)]
+
+
+def _sent(put: memory_pb2.MemoryPut, field: str) -> SentMemory:
+    m = put.memory
+    expiry = m.WhichOneof("expiry")
+    condition = put.WhichOneof("condition")
+    return SentMemory(
+        field=field,
+        key=m.key,
+        payload_json=m.payload_json,
+        memory_type=m.memory_type,
+        importance=m.importance,
+        coordinates=tuple(m.coordinates),
+        vector=vector_of(m.vector, f"{field}.memory.vector") if m.HasField("vector") else None,
+        expire_time_us=_time_us(m.expire_time) if expiry == "expire_time" else None,
+        ttl_us=_duration_us(m.ttl) if expiry == "ttl" else None,
+        mask=tuple(put.update_mask.paths) if put.HasField("update_mask") else None,
+        create_only=condition == "create_only" and put.create_only,
+        if_revision=put.if_revision if condition == "if_revision" else None,
+    )
+
+
+def vector_of(vector: memory_pb2.Vector, field: str) -> Buffer:
+    """Its numbers as float32, little-endian. Raises InvalidRequest for a vector that says nothing."""
+    match vector.WhichOneof("content"):
+        case "data":
+            return vector.data
+        case "float_values":
+            return np.array(vector.float_values.values, "<f4").tobytes()
+    raise InvalidRequest(field=field, problem="has neither data nor float_values; leave it out where there is no vector")
+
+
+def listing(request: memory_store_pb2.ListMemoriesRequest, scope: Scope) -> Listing:
+    """What a list asks for. Raises InvalidRequest."""
+    return Listing(
+        scope=scope,
+        chosen=memory_filter(request.filter, "filter"),
+        order=_member(MemoryOrder, request.order or MemoryOrder.KEY, "order"),
+        descending=request.descending,
+        page_size=request.page_size,
+        page_token=request.page_token,
+        payloads=not request.without_payloads,
+        vectors=request.with_vectors,
+    )
+
+
+def memory_filter(asked: memory_pb2.MemoryFilter, field: str) -> MemoryFilter:
+    """Which memories. Raises InvalidRequest."""
+    return MemoryFilter(
+        key_prefix=asked.key_prefix,
+        memory_types=tuple(asked.memory_types),
+        importance=_numbers(asked.importance, f"{field}.importance"),
+        create_time_us=_times(asked.create_time),
+        update_time_us=_times(asked.update_time),
+        box=tuple(_numbers(each, f"{field}.box[{place}]") for place, each in enumerate(asked.box)),
+    )
+
+
+def distance(number: int) -> Distance:
+    """COSINE where none is said. Raises InvalidRequest."""
+    return _member(Distance, number or Distance.COSINE, "distance")
+
+
+def _numbers(asked: memory_pb2.NumberRange, field: str) -> Between:
+    low = asked.low if asked.HasField("low") else None
+    high = asked.high if asked.HasField("high") else None
+    for name, end in (("low", low), ("high", high)):
+        if end is not None and math.isnan(end):
+            raise InvalidRequest(field=f"{field}.{name}", problem="is nan; leave it out where there is no end")
+    return Between(low, high)
+
+
+def _times(asked: memory_pb2.TimeRange) -> Between:
+    start = _time_us(asked.start) if asked.HasField("start") else None
+    end = _time_us(asked.end) if asked.HasField("end") else None
+    return Between(start, end)
+
+
+def _member(kind: type[_E], number: int, field: str) -> _E:
+    try:
+        return kind(number)
+    except ValueError:
+        known = ", ".join(f"{m.name} = {m.value}" for m in kind)
+        raise InvalidRequest(field=field, problem=f"is {number}, which this server does not know; it knows {known}") from None
+
+
+def _time_us(time: Timestamp) -> int:
+    return time.seconds * 1_000_000 + time.nanos // 1000
+
+
+def _duration_us(duration: Duration) -> int:
+    return duration.seconds * 1_000_000 + int(duration.nanos / 1000)
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def memory(m: Memory) -> memory_pb2.Memory:
+    """A memory."""
+    message = memory_pb2.Memory(
+        key=m.key,
+        payload_json=m.payload.decode(),
+        payload_digest=m.digest,
+        memory_type=m.memory_type,
+        importance=m.importance,
+        coordinates=m.coordinates,
+        revision=m.revision,
+        create_time=timestamp(m.create_time_us),
+        update_time=timestamp(m.update_time_us),
+    )
+    if m.vector is not None:
+        message.vector.data = bytes(m.vector)
+    if m.expire_time_us:
+        message.expire_time.CopyFrom(timestamp(m.expire_time_us))
+    return message
+
+
+def memories(found: Iterable[Memory]) -> list[memory_pb2.Memory]:
+    """Memories."""
+    return [memory(m) for m in found]
+
+
+def receipts(told: Iterable[MemoryReceipt]) -> list[memory_pb2.MemoryReceipt]:
+    """What became of changes."""
+    return [receipt(r) for r in told]
+
+
+def receipt(r: MemoryReceipt) -> memory_pb2.MemoryReceipt:
+    """What became of one."""
+    message = memory_pb2.MemoryReceipt(
+        key=r.key,
+        outcome=memory_pb2.MemoryOutcome.ValueType(r.outcome),
+        revision=r.revision,
+        payload_digest=r.digest,
+    )
+    if r.create_time_us:
+        message.create_time.CopyFrom(timestamp(r.create_time_us))
+        message.update_time.CopyFrom(timestamp(r.update_time_us))
+    return message
+
+
+def namespace(name: str, space: Space) -> memory_store_pb2.Namespace:
+    """A namespace."""
+    return memory_store_pb2.Namespace(
+        name=name,
+        dimension=space.dimension,
+        distance=memory_pb2.Distance.ValueType(space.distance),
+        revision=space.revision,
+        memories=space.memories,
+        vectors=space.vectors,
+        payload_bytes=space.payload_bytes,
+        tombstones=space.tombstones,
+        create_time=timestamp(space.create_time_us),
+        update_time=timestamp(space.update_time_us),
+    )

@@ -1,0 +1,158 @@
+"""sfm.v1.MemoryStore: check, call, translate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sfm.v1 import memory_store_pb2
+from sfm.v1.memory_store_pb2 import (
+    BatchDeleteMemoriesResponse,
+    BatchGetMemoriesResponse,
+    BatchPutMemoriesResponse,
+    CreateNamespaceResponse,
+    DeleteMemoryResponse,
+    GetMemoryResponse,
+    GetNamespaceResponse,
+    ListMemoriesResponse,
+    ListNamespacesResponse,
+    PurgeMemoriesResponse,
+    PutMemoryResponse,
+    UndeleteMemoriesResponse,
+)
+
+from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryMutation
+from sfm_grpc.rpc import convert, memory_convert
+from sfm_grpc.rpc.caller import Context, committer_of, scope_of
+
+# As many messages as are made between two turns of the event loop; more are made on a thread.
+_MESSAGES_AT_ONCE = 100
+
+_Mutation = (
+    memory_store_pb2.PutMemoryRequest
+    | memory_store_pb2.BatchPutMemoriesRequest
+    | memory_store_pb2.DeleteMemoryRequest
+    | memory_store_pb2.BatchDeleteMemoriesRequest
+    | memory_store_pb2.UndeleteMemoriesRequest
+    | memory_store_pb2.PurgeMemoriesRequest
+)
+
+
+class MemoryStoreServicer:
+    """The RPCs of MemoryStore. What puts memories takes raw bytes, as its requests may be larger than others."""
+
+    def __init__(self, memories: MemoryCoordinator, *, deadline: Callable[[Context], float], batch_bytes_max: int) -> None:
+        self._memories = memories
+        self._deadline = deadline
+        self._batch_bytes_max = batch_bytes_max
+
+    def _mutation(self, method: str, request: _Mutation, context: Context) -> MemoryMutation:
+        return MemoryMutation(
+            method=method,
+            scope=scope_of(context, request.namespace),
+            request_id=request.request_id,
+            committer=committer_of(context),
+            validate_only=request.validate_only,
+            deadline=self._deadline(context),
+        )
+
+    # ---- writing
+
+    async def PutMemory(self, raw: bytes, context: Context) -> PutMemoryResponse:  # noqa: N802
+        """See memory_store.proto."""
+        request = convert.parsed(memory_store_pb2.PutMemoryRequest, raw, self._batch_bytes_max, "batch_bytes_max")
+        sent = memory_convert.sent([request.put], ["put"])
+        done = await self._memories.put(self._mutation("PutMemory", request, context), sent)
+        return PutMemoryResponse(receipt=memory_convert.receipt(done.receipts[0]), replayed=done.replayed)
+
+    async def BatchPutMemories(self, raw: bytes, context: Context) -> BatchPutMemoriesResponse:  # noqa: N802
+        """See memory_store.proto."""
+        request = convert.parsed(memory_store_pb2.BatchPutMemoriesRequest, raw, self._batch_bytes_max, "batch_bytes_max")
+        sent = memory_convert.sent(request.puts, [f"puts[{place}]" for place in range(len(request.puts))])
+        done = await self._memories.put(self._mutation("BatchPutMemories", request, context), sent)
+        return BatchPutMemoriesResponse(receipts=memory_convert.receipts(done.receipts), replayed=done.replayed)
+
+    async def DeleteMemory(  # noqa: N802
+        self, request: memory_store_pb2.DeleteMemoryRequest, context: Context
+    ) -> DeleteMemoryResponse:
+        """See memory_store.proto."""
+        if_revision = request.if_revision if request.HasField("if_revision") else None
+        mutation = self._mutation("DeleteMemory", request, context)
+        done = await self._memories.delete(mutation, [request.key], if_revision)
+        return DeleteMemoryResponse(receipt=memory_convert.receipt(done.receipts[0]), replayed=done.replayed)
+
+    async def BatchDeleteMemories(  # noqa: N802
+        self, request: memory_store_pb2.BatchDeleteMemoriesRequest, context: Context
+    ) -> BatchDeleteMemoriesResponse:
+        """See memory_store.proto."""
+        done = await self._memories.delete(self._mutation("BatchDeleteMemories", request, context), request.keys)
+        return BatchDeleteMemoriesResponse(receipts=memory_convert.receipts(done.receipts), replayed=done.replayed)
+
+    async def UndeleteMemories(  # noqa: N802
+        self, request: memory_store_pb2.UndeleteMemoriesRequest, context: Context
+    ) -> UndeleteMemoriesResponse:
+        """See memory_store.proto."""
+        done = await self._memories.undelete(self._mutation("UndeleteMemories", request, context), request.keys)
+        return UndeleteMemoriesResponse(receipts=memory_convert.receipts(done.receipts), replayed=done.replayed)
+
+    async def PurgeMemories(  # noqa: N802
+        self, request: memory_store_pb2.PurgeMemoriesRequest, context: Context
+    ) -> PurgeMemoriesResponse:
+        """See memory_store.proto."""
+        done = await self._memories.purge(self._mutation("PurgeMemories", request, context), request.keys)
+        return PurgeMemoriesResponse(receipts=memory_convert.receipts(done.receipts), replayed=done.replayed)
+
+    # ---- reading
+
+    async def GetMemory(  # noqa: N802
+        self, request: memory_store_pb2.GetMemoryRequest, context: Context
+    ) -> GetMemoryResponse:
+        """See memory_store.proto."""
+        found = await self._memories.get(scope_of(context, request.namespace), request.key, vector=request.with_vector)
+        return GetMemoryResponse(memory=memory_convert.memory(found))
+
+    async def BatchGetMemories(  # noqa: N802
+        self, request: memory_store_pb2.BatchGetMemoriesRequest, context: Context
+    ) -> BatchGetMemoriesResponse:
+        """See memory_store.proto."""
+        scope = scope_of(context, request.namespace)
+        found, missing = await self._memories.batch_get(scope, request.keys, vectors=request.with_vectors)
+        if len(found) <= _MESSAGES_AT_ONCE:
+            return BatchGetMemoriesResponse(memories=memory_convert.memories(found), missing=missing)
+        return await asyncio.to_thread(lambda: BatchGetMemoriesResponse(memories=memory_convert.memories(found), missing=missing))
+
+    async def ListMemories(  # noqa: N802
+        self, request: memory_store_pb2.ListMemoriesRequest, context: Context
+    ) -> ListMemoriesResponse:
+        """See memory_store.proto."""
+        found, token = await self._memories.page(memory_convert.listing(request, scope_of(context, request.namespace)))
+        if len(found) <= _MESSAGES_AT_ONCE:
+            return ListMemoriesResponse(memories=memory_convert.memories(found), next_page_token=token)
+        return await asyncio.to_thread(
+            lambda: ListMemoriesResponse(memories=memory_convert.memories(found), next_page_token=token)
+        )
+
+    # ---- namespaces
+
+    async def CreateNamespace(  # noqa: N802
+        self, request: memory_store_pb2.CreateNamespaceRequest, context: Context
+    ) -> CreateNamespaceResponse:
+        """See memory_store.proto."""
+        scope, distance = scope_of(context, request.namespace), memory_convert.distance(request.distance)
+        space, existed = await self._memories.create_namespace(scope, request.dimension, distance)
+        return CreateNamespaceResponse(namespace=memory_convert.namespace(scope.namespace, space), existed=existed)
+
+    async def GetNamespace(  # noqa: N802
+        self, request: memory_store_pb2.GetNamespaceRequest, context: Context
+    ) -> GetNamespaceResponse:
+        """See memory_store.proto."""
+        scope = scope_of(context, request.namespace)
+        return GetNamespaceResponse(namespace=memory_convert.namespace(scope.namespace, await self._memories.namespace(scope)))
+
+    async def ListNamespaces(  # noqa: N802
+        self, request: memory_store_pb2.ListNamespacesRequest, context: Context
+    ) -> ListNamespacesResponse:
+        """See memory_store.proto."""
+        tenant = scope_of(context, "").tenant
+        found, token = await self._memories.namespaces(tenant, request.page_size, request.page_token)
+        return ListNamespacesResponse(namespaces=[memory_convert.namespace(*each) for each in found], next_page_token=token)

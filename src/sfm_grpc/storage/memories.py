@@ -1,0 +1,297 @@
+"""What a transaction makes of a namespace's memories: the checks, the same in every engine.
+
+Nothing here reads or writes. An engine locks the namespace's row, finds what it has of each key, asks here what to do, and
+executes it. So revisions are given in the order of the commits, without a gap that could still be filled.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from sfm_grpc.errors import AlreadyExists, InvalidRequest, NotFound, VersionConflict
+from sfm_grpc.model import (
+    Buffer,
+    DeleteMemory,
+    Distance,
+    ExpireMemory,
+    MemoryChange,
+    MemoryReceipt,
+    Outcome,
+    Part,
+    PurgeMemory,
+    PutMemory,
+    Scope,
+    Space,
+    UndeleteMemory,
+)
+
+EMPTY = Space(
+    dimension=0,
+    distance=Distance.COSINE,
+    revision=0,
+    memories=0,
+    vectors=0,
+    payload_bytes=0,
+    tombstones=0,
+    create_time_us=0,
+    update_time_us=0,
+)
+"""A namespace that does not exist yet."""
+
+# Below and above, a float32 length cannot be divided by.
+_LENGTH_MIN, _LENGTH_MAX = 1e-18, 1e18
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is kept of a key, without its contents."""
+
+    revision: int
+    digest: bytes
+    """Of the payload; b"": its contents are gone."""
+    payload_bytes: int
+    has_vector: bool
+    expire_time_us: int
+    create_time_us: int
+    update_time_us: int
+    delete_time_us: int
+
+    def is_living(self, now_us: int) -> bool:
+        """Neither deleted nor expired."""
+        return not self.delete_time_us and not 0 < self.expire_time_us <= now_us
+
+
+@dataclass(frozen=True, slots=True)
+class WritePut:
+    """The row of the key gets these parts; the rest of a row that is new, or begins anew, is empty."""
+
+    put: PutMemory
+    revision: int
+    create_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMark:
+    """The row of the key is deleted at this time; 0: it is not any more."""
+
+    key: str
+    revision: int
+    delete_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteErase:
+    """The row of the key is deleted at this time, and holds nothing any more."""
+
+    key: str
+    revision: int
+    delete_time_us: int
+
+
+Write: TypeAlias = WritePut | WriteMark | WriteErase
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What is to be written, and what is told of it."""
+
+    space: Space
+    """The namespace afterwards."""
+    time_us: int
+    """When: the update time of all that is written."""
+    writes: tuple[Write, ...]
+    receipts: tuple[MemoryReceipt, ...]
+
+
+def decide(
+    scope: Scope, changes: Sequence[MemoryChange], space: Space | None, known: Mapping[str, Known], time_us: int
+) -> Decided:
+    """What the changes make of a namespace.
+
+    Raises AlreadyExists, VersionConflict, NotFound (of a partial put, an undeletion), InvalidRequest (of a vector).
+    """
+    before = space or replace(EMPTY, create_time_us=time_us)
+    # A clock that stepped back must not make the order of times another than that of revisions.
+    decision = _Decision(scope, before, max(time_us, before.update_time_us))
+    for change in changes:
+        decision.take(change, known.get(change.key))
+    return decision.made()
+
+
+class _Decision:
+    """A transaction's changes, one after the other."""
+
+    def __init__(self, scope: Scope, space: Space, now_us: int) -> None:
+        self._scope = scope
+        self._space = space
+        self._now_us = now_us
+        self._writes: list[Write] = []
+        self._receipts: list[MemoryReceipt] = []
+        self._revision = space.revision
+        self._memories = self._vectors = self._payload_bytes = self._tombstones = 0
+
+    def made(self) -> Decided:
+        """What came of them."""
+        s = self._space
+        after = replace(
+            s,
+            revision=self._revision,
+            memories=s.memories + self._memories,
+            vectors=s.vectors + self._vectors,
+            payload_bytes=s.payload_bytes + self._payload_bytes,
+            tombstones=s.tombstones + self._tombstones,
+            update_time_us=self._now_us if self._writes else s.update_time_us,
+        )
+        return Decided(after, self._now_us, tuple(self._writes), tuple(self._receipts))
+
+    def take(self, change: MemoryChange, known: Known | None) -> None:
+        """Decides one change."""
+        living = known if known is not None and known.is_living(self._now_us) else None
+        if isinstance(change, PutMemory):
+            self._put(change, known, living)
+        elif isinstance(change, DeleteMemory):
+            self._check_revision(change.key, change.if_revision, living, change.field)
+            if living is None:
+                self._unchanged(change.key, None)
+            else:
+                self._mark(change.key, living, Outcome.DELETED)
+        elif isinstance(change, UndeleteMemory):
+            self._undelete(change, known, living)
+        elif isinstance(change, PurgeMemory):
+            self._erase(change.key, known, Outcome.PURGED)
+        else:
+            self._expire(change, known)
+
+    # ---- one of each kind
+
+    def _put(self, put: PutMemory, known: Known | None, living: Known | None) -> None:
+        if put.create_only and living is not None:
+            what = {"what": "memory", "namespace": self._scope.namespace, "key": put.key}
+            raise AlreadyExists(**what, revision=living.revision, field=put.field)
+        self._check_revision(put.key, put.if_revision, living, put.field)
+        if put.partial and living is None:
+            raise NotFound(what="memory", namespace=self._scope.namespace, names=(put.key,))
+        if put.vector is not None and Part.VECTOR in put.parts:
+            self._check_vector(put, put.vector)
+        sets_payload, sets_vector = Part.PAYLOAD in put.parts, Part.VECTOR in put.parts
+        self._count(known, -1)
+        self._memories += 1
+        self._vectors += (put.vector is not None) if sets_vector else bool(living and living.has_vector)
+        self._payload_bytes += len(put.payload) if sets_payload else (living.payload_bytes if living else 0)
+        created_us = living.create_time_us if living else self._now_us
+        revision = self._next()
+        self._writes.append(WritePut(put, revision, created_us))
+        digest = put.digest if sets_payload else (living.digest if living else b"")
+        outcome = Outcome.UPDATED if living else Outcome.CREATED
+        self._receipts.append(MemoryReceipt(put.key, outcome, revision, digest, created_us, self._now_us))
+
+    def _mark(self, key: str, known: Known, outcome: Outcome) -> None:
+        deleting = outcome is Outcome.DELETED
+        sign = -1 if deleting else 1
+        self._memories += sign
+        self._vectors += sign * known.has_vector
+        self._payload_bytes += sign * known.payload_bytes
+        self._tombstones -= sign
+        revision = self._next()
+        self._writes.append(WriteMark(key, revision, self._now_us if deleting else 0))
+        self._receipts.append(MemoryReceipt(key, outcome, revision, known.digest, known.create_time_us, self._now_us))
+
+    def _undelete(self, change: UndeleteMemory, known: Known | None, living: Known | None) -> None:
+        if living is not None:
+            self._unchanged(change.key, living)
+            return
+        gone = known is None or not known.digest or known.delete_time_us < change.deleted_since_us
+        # What expired would be gone again at once.
+        if known is None or gone or not replace(known, delete_time_us=0).is_living(self._now_us):
+            raise NotFound(what="deleted memory", namespace=self._scope.namespace, names=(change.key,))
+        self._mark(change.key, known, Outcome.UNDELETED)
+
+    def _erase(self, key: str, known: Known | None, outcome: Outcome) -> None:
+        if known is None or (known.delete_time_us and not known.digest):
+            self._unchanged(key, None)
+            return
+        self._count(known, -1)
+        self._tombstones += 1
+        revision = self._next()
+        self._writes.append(WriteErase(key, revision, self._now_us))
+        self._receipts.append(MemoryReceipt(key, outcome, revision, b"", known.create_time_us, self._now_us))
+
+    def _expire(self, change: ExpireMemory, known: Known | None) -> None:
+        if known is None or known.delete_time_us or known.is_living(self._now_us):
+            self._unchanged(change.key, None)
+        else:
+            self._erase(change.key, known, Outcome.EXPIRED)
+
+    def _unchanged(self, key: str, living: Known | None) -> None:
+        told = (living.revision, living.digest, living.create_time_us, living.update_time_us) if living else (0, b"", 0, 0)
+        self._receipts.append(MemoryReceipt(key, Outcome.UNCHANGED, *told))
+
+    # ---- checks and counts
+
+    def _check_revision(self, key: str, expected: int | None, living: Known | None, field: str) -> None:
+        current = living.revision if living else 0
+        if expected is not None and expected != current:
+            raise VersionConflict(
+                namespace=self._scope.namespace,
+                expected=expected,
+                current=current,
+                committer="",
+                commit_time_us=living.update_time_us if living else 0,
+                key=key,
+                field=field,
+            )
+
+    def _check_vector(self, put: PutMemory, vector: Buffer) -> None:
+        size, field = len(vector) // 4, f"{put.field}.memory.vector"
+        if not self._space.dimension:
+            self._space = replace(self._space, dimension=size)
+        dimension, namespace = self._space.dimension, self._scope.namespace
+        if size != dimension:
+            raise InvalidRequest(field=field, problem=f"has {size} numbers; the vectors of {namespace!r} have {dimension}")
+        if self._space.distance is Distance.COSINE:
+            length = float(np.linalg.norm(np.frombuffer(vector, "<f4").astype(np.float64)))
+            if not _LENGTH_MIN <= length <= _LENGTH_MAX:
+                problem = f"has the length {length:g}; under COSINE it must be from {_LENGTH_MIN:g} to {_LENGTH_MAX:g}"
+                raise InvalidRequest(field=field, problem=problem)
+
+    def _count(self, known: Known | None, sign: int) -> None:
+        """Takes a key out of the counts, in whatever state it is."""
+        if known is None:
+            return
+        if known.delete_time_us:
+            self._tombstones += sign
+            return
+        self._memories += sign
+        self._vectors += sign * known.has_vector
+        self._payload_bytes += sign * known.payload_bytes
+
+    def _next(self) -> int:
+        self._revision += 1
+        return self._revision
+
+
+# ---- receipts, as they are remembered with a request: in the order of its changes, so without the keys
+
+_RECEIPT = struct.Struct("<BqqQ32s")
+_NO_DIGEST = bytes(32)
+
+
+def receipts_to_bytes(receipts: Iterable[MemoryReceipt]) -> bytes:
+    """What is kept of receipts."""
+    return b"".join(
+        _RECEIPT.pack(r.outcome, r.revision, r.create_time_us, r.update_time_us, r.digest or _NO_DIGEST) for r in receipts
+    )
+
+
+def receipts_from_bytes(kept: bytes, changes: Sequence[MemoryChange]) -> tuple[MemoryReceipt, ...]:
+    """The receipts again, of the same changes."""
+    rows = zip(changes, _RECEIPT.iter_unpack(kept), strict=True)
+    return tuple(
+        MemoryReceipt(c.key, Outcome(outcome), revision, b"" if digest == _NO_DIGEST else digest, created_us, updated_us)
+        for c, (outcome, revision, created_us, updated_us, digest) in rows
+    )

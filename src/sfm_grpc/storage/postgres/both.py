@@ -1,0 +1,93 @@
+"""Transactions that write memories, and perhaps matrices with them: all in one, both or neither."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
+
+from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
+from sfm_grpc.model import CommitResult, MemoryWrites, Transaction
+from sfm_grpc.storage import decisions
+from sfm_grpc.storage.memories import decide, receipts_to_bytes
+from sfm_grpc.storage.postgres import commit, memories
+from sfm_grpc.storage.postgres.commit import Packed
+from sfm_grpc.storage.postgres.errors import Sent
+from sfm_grpc.storage.postgres.heads import Heads
+
+# A request id or a namespace that others are making at this moment is waited for, and then looked at.
+_ROUNDS_MAX = 10
+
+
+class _AgainError(Exception):
+    """Somebody else has just made what this was to make: the next look finds it."""
+
+
+async def commit_with_memories(
+    connection: AsyncConnection, t: Transaction, packed: Packed, heads: Heads, *, keys_max: int, sent: Sent
+) -> CommitResult:
+    """Executes one transaction that writes memories; see the contract for the order of the checks."""
+    assert t.memories is not None
+    for _ in range(_ROUNDS_MAX):
+        if time.monotonic() > t.deadline:
+            raise DeadlineExceeded
+        try:
+            return await _commit(connection, t, t.memories, packed, heads, keys_max=keys_max, sent=sent)
+        except (_AgainError, pg.UniqueViolation):
+            sent.writing = False  # undone
+    raise StoreUnavailable(problem=f"others made the same as this in {t.scope.namespace!r} {_ROUNDS_MAX} times while it tried to")
+
+
+async def _commit(
+    connection: AsyncConnection, t: Transaction, asked: MemoryWrites, packed: Packed, heads: Heads, *, keys_max: int, sent: Sent
+) -> CommitResult:
+    async with _undone_unless_committed(connection), connection.pipeline():
+        await connection.execute(b"BEGIN")
+        looked = await memories.lock(connection, t, asked)
+        version = functools.partial(commit.commit, connection, t, packed, heads, keys_max=keys_max, sent=sent)
+        first = decisions.first_answer(t, looked.remembered)
+        if first is not None:
+            return await version(replayed=True) if t.changes else first
+        decided = decide(t.scope, asked.changes, looked.space, looked.known, t.time_us)
+        made = await version(memories=receipts_to_bytes(decided.receipts)) if t.changes else None
+        done = replace(made, memories=decided.receipts) if made else decisions.result(t, None, decided)
+        if t.validate_only:
+            return done
+        space_id = looked.space_id
+        if space_id is None and decided.writes:
+            space_id = await _create(connection, t)
+        sent.writing = True
+        if space_id is not None and decided.writes:
+            await memories.write(connection, space_id, decided)
+        if made is None:
+            await memories.remember(connection, t, done)
+        for event, about in decisions.events(t, done)[bool(made) :]:
+            await memories.tell(connection, t, event, about, done.commit_time_us)
+        await connection.execute(b"COMMIT")
+    return done
+
+
+async def _create(connection: AsyncConnection, t: Transaction) -> int:
+    """Makes the namespace's row."""
+    space_id = await memories.create(connection, t)
+    if space_id is None:
+        raise _AgainError
+    return space_id
+
+
+@contextlib.asynccontextmanager
+async def _undone_unless_committed(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Leaves no transaction open, however it ends."""
+    try:
+        yield
+    finally:
+        if not connection.closed and connection.info.transaction_status is not TransactionStatus.IDLE:
+            with contextlib.suppress(psycopg.Error):
+                await connection.execute(b"ROLLBACK")

@@ -1,0 +1,85 @@
+-- Memories: questions, and what the one write path writes of them.
+
+-- name: lock_space
+SELECT space_id, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
+FROM sfm.memory_space WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text FOR UPDATE;
+
+-- name: find_space
+SELECT space_id, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
+FROM sfm.memory_space WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text;
+
+-- name: list_spaces
+SELECT name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
+FROM sfm.memory_space WHERE tenant = %(tenant)s::text AND name > %(after)s::text ORDER BY name LIMIT %(limit)s;
+
+-- name: create_space
+INSERT INTO sfm.memory_space (
+  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
+VALUES (%(tenant)s, %(namespace)s, %(dimension)s, %(distance)s, 0, 0, 0, 0, 0, %(time_us)s, %(time_us)s)
+ON CONFLICT (tenant, name) DO NOTHING
+RETURNING space_id;
+
+-- name: fix_space
+UPDATE sfm.memory_space SET dimension = %(dimension)s, distance = %(distance)s WHERE space_id = %(space_id)s;
+
+-- name: advance_space
+UPDATE sfm.memory_space SET dimension = %(dimension)s, revision = %(revision)s, memories = %(memories)s, vectors = %(vectors)s,
+  payload_bytes = %(payload_bytes)s, tombstones = %(tombstones)s, update_time_us = %(update_time_us)s
+WHERE space_id = %(space_id)s;
+
+-- name: find_known
+-- After the lock, in a statement of its own: it sees what was committed while the lock was waited for.
+SELECT m.key, m.revision, m.digest, length(m.payload), m.vector IS NOT NULL, m.expire_time_us, m.create_time_us, m.update_time_us,
+  m.delete_time_us
+FROM sfm.memory_space s JOIN sfm.memory m ON m.space_id = s.space_id
+WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.key = ANY(%(keys)s::text[]);
+
+-- name: put
+-- The whole memory, whatever the row held.
+INSERT INTO sfm.memory (
+  space_id, key, revision, create_time_us, update_time_us, expire_time_us, delete_time_us, memory_type, importance,
+  coordinates, c0, c1, c2, c3, c4, c5, c6, c7, digest, payload, vector)
+VALUES (%s::bigint, %s::text, %s::bigint, %s::bigint, %s::bigint, %s::bigint, 0, %s::text, %s::float8, %s::smallint, %s::float8, %s::float8,
+  %s::float8, %s::float8, %s::float8, %s::float8, %s::float8, %s::float8, %s::bytea, %s::bytea, %s::bytea)
+ON CONFLICT (space_id, key) DO UPDATE SET revision = excluded.revision, create_time_us = excluded.create_time_us,
+  update_time_us = excluded.update_time_us, expire_time_us = excluded.expire_time_us, delete_time_us = 0,
+  memory_type = excluded.memory_type, importance = excluded.importance, coordinates = excluded.coordinates, c0 = excluded.c0,
+  c1 = excluded.c1, c2 = excluded.c2, c3 = excluded.c3, c4 = excluded.c4, c5 = excluded.c5, c6 = excluded.c6, c7 = excluded.c7,
+  digest = excluded.digest, payload = excluded.payload, vector = excluded.vector;
+
+-- name: put_parts
+-- {parts} of a memory that lives.
+UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us)s, {parts}
+WHERE space_id = %(space_id)s AND key = %(key)s;
+
+-- name: mark
+UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us)s, delete_time_us = %(delete_time_us)s
+WHERE space_id = %(space_id)s AND key = %(key)s;
+
+-- name: erase
+UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us)s, delete_time_us = %(delete_time_us)s,
+  expire_time_us = 0, memory_type = '', importance = 0, coordinates = 0, c0 = NULL, c1 = NULL, c2 = NULL, c3 = NULL, c4 = NULL,
+  c5 = NULL, c6 = NULL, c7 = NULL, digest = '', payload = '', vector = NULL
+WHERE space_id = %(space_id)s AND key = %(key)s;
+
+-- name: remember_request
+INSERT INTO sfm.request (
+  tenant, namespace, method, request_id, content_digest, version, commit_time_us, receipt, first_time_us, memories)
+VALUES (%(tenant)s, %(namespace)s, %(method)s, %(request_id)s, %(content_digest)s, 0, %(commit_time_us)s, %(receipt)s, %(time_us)s,
+  %(memories)s);
+
+-- name: insert_event
+-- The second of a transaction, where it also made a version: see `commit` in commit.sql.
+INSERT INTO sfm.event (event_id, tenant, namespace, topic, version, time_us, payload)
+SELECT ((outbox.base + pg_current_xact_id()::text::bigint) << 16) + 1, %(tenant)s::text, %(namespace)s::text, %(topic)s::text,
+  %(about)s::bigint, %(commit_time_us)s::bigint, %(payload)s::text FROM sfm.outbox;
+
+-- name: get
+SELECT {columns} FROM sfm.memory_space s JOIN sfm.memory m ON m.space_id = s.space_id
+WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.key = ANY(%(keys)s::text[])
+  AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > %(now_us)s::bigint);
+
+-- name: page
+SELECT {columns} FROM sfm.memory m
+WHERE m.space_id = %(space_id)s AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > %(now_us)s){chosen}
+ORDER BY {order} LIMIT %(limit)s;

@@ -1,0 +1,62 @@
+-- Memories: questions, and what the one write path writes of them.
+
+-- name: find_space
+SELECT space_id, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
+FROM memory_space WHERE tenant = :tenant AND name = :namespace;
+
+-- name: list_spaces
+SELECT name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
+FROM memory_space WHERE tenant = :tenant AND name > :after ORDER BY name LIMIT :limit;
+
+-- name: create_space
+INSERT INTO memory_space (
+  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
+VALUES (:tenant, :namespace, :dimension, :distance, 0, 0, 0, 0, 0, :time_us, :time_us);
+
+-- name: fix_space
+UPDATE memory_space SET dimension = :dimension, distance = :distance WHERE space_id = :space_id;
+
+-- name: advance_space
+UPDATE memory_space SET dimension = :dimension, revision = :revision, memories = :memories, vectors = :vectors,
+  payload_bytes = :payload_bytes, tombstones = :tombstones, update_time_us = :update_time_us
+WHERE space_id = :space_id;
+
+-- name: find_known
+SELECT revision, digest, length(payload), vector IS NOT NULL, expire_time_us, create_time_us, update_time_us, delete_time_us
+FROM memory WHERE space_id = ? AND key = ?;
+
+-- name: put
+-- The whole memory, whatever the row held.
+INSERT INTO memory (
+  space_id, key, revision, create_time_us, update_time_us, expire_time_us, delete_time_us, memory_type, importance,
+  coordinates, c0, c1, c2, c3, c4, c5, c6, c7, digest, payload, vector)
+VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (space_id, key) DO UPDATE SET revision = excluded.revision, create_time_us = excluded.create_time_us,
+  update_time_us = excluded.update_time_us, expire_time_us = excluded.expire_time_us, delete_time_us = 0,
+  memory_type = excluded.memory_type, importance = excluded.importance, coordinates = excluded.coordinates, c0 = excluded.c0,
+  c1 = excluded.c1, c2 = excluded.c2, c3 = excluded.c3, c4 = excluded.c4, c5 = excluded.c5, c6 = excluded.c6, c7 = excluded.c7,
+  digest = excluded.digest, payload = excluded.payload, vector = excluded.vector;
+
+-- name: put_parts
+-- {parts} of a memory that lives.
+UPDATE memory SET revision = :revision, update_time_us = :update_time_us, {parts} WHERE space_id = :space_id AND key = :key;
+
+-- name: mark
+UPDATE memory SET revision = :revision, update_time_us = :update_time_us, delete_time_us = :delete_time_us
+WHERE space_id = :space_id AND key = :key;
+
+-- name: erase
+UPDATE memory SET revision = :revision, update_time_us = :update_time_us, delete_time_us = :delete_time_us, expire_time_us = 0,
+  memory_type = '', importance = 0, coordinates = 0, c0 = NULL, c1 = NULL, c2 = NULL, c3 = NULL, c4 = NULL, c5 = NULL, c6 = NULL,
+  c7 = NULL, digest = x'', payload = x'', vector = NULL
+WHERE space_id = :space_id AND key = :key;
+
+-- name: get
+SELECT {columns} FROM memory_space s JOIN memory m ON m.space_id = s.space_id
+WHERE s.tenant = :tenant AND s.name = :namespace AND m.key IN (SELECT value FROM json_each(:keys))
+  AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > :now_us);
+
+-- name: page
+SELECT {columns} FROM memory m
+WHERE m.space_id = :space_id AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > :now_us){chosen}
+ORDER BY {order} LIMIT :limit;
