@@ -24,6 +24,7 @@ from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
 from sfm_grpc.coordinator.leased import Leases
 from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryRules
+from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
@@ -105,6 +106,9 @@ class App:
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
         self.memories = MemoryCoordinator(self.store, self.commits, _memory_rules(s))
+        self.memory_upkeep = MemoryUpkeep(
+            self.store, self.commits, self.metrics, undelete_s=s.undelete_s, index="", node_id=s.node
+        )
         self._load = Load(_load_rules(s), self.metrics)
         self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
@@ -158,6 +162,7 @@ class App:
         self._spawn(self.rho_health.watch(self.settings.rho_verify_interval_s))
         self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
+        self._spawn(self.memory_upkeep.run())
         self._spawn(self.watches.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._load.watch(self._received))

@@ -65,6 +65,8 @@ class Metrics:
         self.verifications = Counter("sfm_rho_verifications", "Stored matrices re-read and proved again", registry=r)
         self.cache_bytes = Gauge("sfm_rho_cache_bytes", "Memory of matrices that are ready to be read", registry=r)
         self.compacted = Counter("sfm_rho_versions_compacted", "Versions taken away by retention", registry=r)
+        self.expired = Counter("sfm_memories_expired", "Memories purged because they had expired", registry=r)
+        self.buried = Counter("sfm_memories_buried", "Tombstones of memories taken away", registry=r)
         self.watch_streams = Gauge("sfm_watch_streams", "Streams of WatchRho that are open", registry=r)
         self.watch_events = Counter("sfm_watch_events", "Versions emitted by WatchRho, once for each stream", registry=r)
         self.latency_p95 = Gauge("sfm_latency_p95_seconds", "p95 over the sliding window", ("operation",), registry=r)

@@ -28,6 +28,8 @@ from sfm_grpc.model import (
 from sfm_grpc.storage import codec, memories, memory_columns, statements
 from sfm_grpc.storage.decisions import Remembered
 from sfm_grpc.storage.memories import Decided, Known, WriteErase, WriteMark, WritePut, receipts_to_bytes
+from sfm_grpc.storage.memory_contract import Behind
+from sfm_grpc.storage.postgres import memory_upkeep
 
 SQL = statements.load(__package__, "memories.sql")
 _FIND_REQUEST = statements.load(__package__, "commit.sql")["find_request"]
@@ -72,6 +74,47 @@ class PostgresMemories:
     async def page(self, scope: Scope, query: MemoryQuery) -> Sequence[Memory]:
         """See the contract."""
         return await self._run(lambda c: _page(c, scope, query))
+
+    # ---- what comes to its end
+
+    async def expired(self, now_us: int, limit: int) -> Sequence[tuple[Scope, str]]:
+        """See the contract."""
+        return await self._run(lambda c: memory_upkeep.expired(c, now_us, limit))
+
+    async def bury(self, before_us: int, index: str, limit: int) -> int:
+        """See the contract."""
+        return await self._run(lambda c: memory_upkeep.bury(c, before_us, index, limit))
+
+    # ---- the index behind
+
+    async def behind(self, index: str, limit: int) -> Sequence[Behind]:
+        """See the contract."""
+        return await self._run(lambda c: memory_upkeep.behind(c, index, limit))
+
+    async def indexed(self, scope: Scope, index: str) -> int:
+        """See the contract."""
+        return await self._run(lambda c: memory_upkeep.indexed(c, scope, index))
+
+    async def take_index(self, scope: Scope, index: str, owner: str, *, lasts_s: float) -> Behind | None:
+        """See the contract."""
+        return await self._run(lambda c: memory_upkeep.take(c, scope, index, owner, lasts_s))
+
+    async def changed(self, scope: Scope, *, after: int, limit: int) -> Sequence[Memory]:
+        """See the contract."""
+        return await self._run(lambda c: memory_upkeep.changed(c, scope, after, limit))
+
+    async def advance_index(self, scope: Scope, index: str, owner: str, revision: int, *, lasts_s: float) -> bool:
+        """See the contract."""
+        values = {"index": index, "owner": owner, "revision": revision, "lasts_us": round(lasts_s * 1e6)}
+        return await self._run(lambda c: memory_upkeep.change(c, scope, "advance_index", **values))
+
+    async def release_index(self, scope: Scope, index: str, owner: str) -> None:
+        """See the contract."""
+        await self._run(lambda c: memory_upkeep.change(c, scope, "release_index", index=index, owner=owner))
+
+    async def forget_index(self, scope: Scope, index: str) -> None:
+        """See the contract."""
+        await self._run(lambda c: memory_upkeep.change(c, scope, "forget_index", index=index))
 
 
 async def _create_space(

@@ -186,6 +186,21 @@ CREATE INDEX memory_place ON sfm.memory (space_id, coordinates, c0, c1, c2) WHER
 CREATE INDEX memory_expiry ON sfm.memory (expire_time_us) WHERE expire_time_us > 0 AND delete_time_us = 0;
 CREATE INDEX memory_tombstone ON sfm.memory (delete_time_us) WHERE delete_time_us > 0;
 
+-- How far an index has been fed with a namespace: it has all revisions up to this one. `name` is of one index, and of another one
+-- once that was lost.
+CREATE TABLE sfm.memory_index (
+  space_id bigint NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  revision bigint NOT NULL,
+  -- Whose turn it is to feed it, and until when, by this database's clock; '' and 0: nobody's.
+  owner text NOT NULL,
+  until_us bigint NOT NULL,
+  PRIMARY KEY (space_id, name)
+) WITH (
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
+);
+
 -- Mutations that succeeded, so that a retry gets the first answer again. Its key is what makes sure that one id commits once.
 CREATE TABLE sfm.request (
   -- By name, not by namespace_id: it is looked for before anything else is known.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 import orjson
 
@@ -13,17 +12,11 @@ from sfm_grpc.errors import AlreadyExists, NotFound
 from sfm_grpc.model import Distance, Memory, MemoryQuery, MemoryReceipt, MemoryWrites, Part, PutMemory, Scope, Space
 from sfm_grpc.storage import memories, memory_columns, statements
 from sfm_grpc.storage.memories import Decided, Known, WriteErase, WriteMark, WritePut
+from sfm_grpc.storage.memory_contract import Behind
+from sfm_grpc.storage.sqlite import memory_upkeep
+from sfm_grpc.storage.sqlite.runs import Runs
 
 SQL = statements.load(__package__, "memories.sql")
-
-_T = TypeVar("_T")
-
-
-class Runs(Protocol):
-    """Runs work on a connection, on the thread that it is for."""
-
-    async def __call__(self, work: Callable[[sqlite3.Connection], _T], /) -> _T:
-        """What `work` returns."""
 
 
 class SqliteMemories:
@@ -35,7 +28,7 @@ class SqliteMemories:
 
     async def space(self, scope: Scope) -> Space | None:
         """See the contract."""
-        found = await self._read(lambda c: find_space(c, scope))
+        found = await self._read(lambda c: memory_upkeep.find_space(c, scope))
         return found[1] if found else None
 
     async def spaces(self, tenant: str, *, after: str, limit: int) -> Sequence[tuple[str, Space]]:
@@ -58,11 +51,52 @@ class SqliteMemories:
         """See the contract."""
         return await self._read(lambda c: _page(c, scope, query))
 
+    # ---- what comes to its end
+
+    async def expired(self, now_us: int, limit: int) -> Sequence[tuple[Scope, str]]:
+        """See the contract."""
+        return await self._read(lambda c: memory_upkeep.expired(c, now_us, limit))
+
+    async def bury(self, before_us: int, index: str, limit: int) -> int:
+        """See the contract."""
+        return await self._transact(lambda c: memory_upkeep.bury(c, before_us, index, limit))
+
+    # ---- the index behind
+
+    async def behind(self, index: str, limit: int) -> Sequence[Behind]:
+        """See the contract."""
+        return await self._read(lambda c: memory_upkeep.behind(c, index, limit))
+
+    async def indexed(self, scope: Scope, index: str) -> int:
+        """See the contract."""
+        return await self._read(lambda c: memory_upkeep.indexed(c, scope, index))
+
+    async def take_index(self, scope: Scope, index: str, owner: str, *, lasts_s: float) -> Behind | None:
+        """See the contract."""
+        return await self._transact(lambda c: memory_upkeep.take(c, scope, index, owner, lasts_s))
+
+    async def changed(self, scope: Scope, *, after: int, limit: int) -> Sequence[Memory]:
+        """See the contract."""
+        return await self._read(lambda c: memory_upkeep.changed(c, scope, after, limit))
+
+    async def advance_index(self, scope: Scope, index: str, owner: str, revision: int, *, lasts_s: float) -> bool:
+        """See the contract."""
+        values = {"index": index, "owner": owner, "revision": revision, "until_us": memory_upkeep.until_us(lasts_s)}
+        return await self._transact(lambda c: memory_upkeep.change(c, scope, "advance_index", **values))
+
+    async def release_index(self, scope: Scope, index: str, owner: str) -> None:
+        """See the contract."""
+        await self._transact(lambda c: memory_upkeep.change(c, scope, "release_index", index=index, owner=owner))
+
+    async def forget_index(self, scope: Scope, index: str) -> None:
+        """See the contract."""
+        await self._transact(lambda c: memory_upkeep.change(c, scope, "forget_index", index=index))
+
 
 def _create_space(
     connection: sqlite3.Connection, scope: Scope, dimension: int, distance: Distance, time_us: int
 ) -> tuple[Space, bool]:
-    found = find_space(connection, scope)
+    found = memory_upkeep.find_space(connection, scope)
     if found is None:
         asked = {"dimension": dimension, "distance": distance, "time_us": time_us}
         connection.execute(SQL["create_space"], _named(scope) | asked)
@@ -79,7 +113,7 @@ def _create_space(
 
 
 def _page(connection: sqlite3.Connection, scope: Scope, query: MemoryQuery) -> Sequence[Memory]:
-    found = find_space(connection, scope)
+    found = memory_upkeep.find_space(connection, scope)
     if found is None:
         raise NotFound(what="namespace", namespace=scope.namespace)
     values: dict[str, object] = {"space_id": found[0], "now_us": query.now_us, "limit": query.limit}
@@ -115,7 +149,7 @@ class Prepared:
 
 def prepare(connection: sqlite3.Connection, scope: Scope, asked: MemoryWrites, time_us: int) -> Prepared:
     """Decides what a transaction's memories become. Raises as `storage.memories.decide`."""
-    found = find_space(connection, scope)
+    found = memory_upkeep.find_space(connection, scope)
     space_id, space = found or (None, None)
     known = {}
     if space_id is not None:
@@ -160,12 +194,6 @@ def _write_parts(connection: sqlite3.Connection, put: PutMemory, place: dict[str
     values = memory_columns.values_of_parts(put)
     parts = ", ".join(f"{name} = :{name}" for name in values)
     connection.execute(SQL["put_parts"].format(parts=parts), values | place | {"key": put.key})
-
-
-def find_space(connection: sqlite3.Connection, scope: Scope) -> tuple[int, Space] | None:
-    """A namespace's row."""
-    row = connection.execute(SQL["find_space"], _named(scope)).fetchone()
-    return (row[0], memory_columns.space_from(row[1:])) if row else None
 
 
 def _named(scope: Scope) -> dict[str, object]:

@@ -125,3 +125,14 @@ CREATE INDEX memory_place ON memory (space_id, coordinates, c0, c1, c2) WHERE co
 -- What comes to its end: for the sweeper.
 CREATE INDEX memory_expiry ON memory (expire_time_us) WHERE expire_time_us > 0 AND delete_time_us = 0;
 CREATE INDEX memory_tombstone ON memory (delete_time_us) WHERE delete_time_us > 0;
+
+-- How far an index has been fed with a namespace: it has all revisions up to this one. `name` is of one index, and of another one
+-- once that was lost. Whose turn it is to feed it, and until when (by this machine's clock).
+CREATE TABLE memory_index (
+  space_id INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  revision INTEGER NOT NULL,
+  owner TEXT NOT NULL,
+  until_us INTEGER NOT NULL,
+  PRIMARY KEY (space_id, name)
+) WITHOUT ROWID;

@@ -55,4 +55,16 @@ CREATE INDEX memory_place ON sfm.memory (space_id, coordinates, c0, c1, c2) WHER
 CREATE INDEX memory_expiry ON sfm.memory (expire_time_us) WHERE expire_time_us > 0 AND delete_time_us = 0;
 CREATE INDEX memory_tombstone ON sfm.memory (delete_time_us) WHERE delete_time_us > 0;
 
+CREATE TABLE sfm.memory_index (
+  space_id bigint NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  revision bigint NOT NULL,
+  owner text NOT NULL,
+  until_us bigint NOT NULL,
+  PRIMARY KEY (space_id, name)
+) WITH (
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
+);
+
 ALTER TABLE sfm.request ADD COLUMN memories bytea NOT NULL DEFAULT '';
