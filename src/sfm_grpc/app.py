@@ -181,6 +181,7 @@ class App:
                 self.metrics,
                 deadline=self._guard.deadline,
                 fields_bytes_max=self.settings.fields_bytes_max,
+                batch_bytes_max=self.settings.batch_bytes_max,
             ),
             "MemoryStore": MemoryStoreServicer(
                 self.memories, deadline=self._guard.deadline, batch_bytes_max=self.settings.batch_bytes_max
@@ -250,6 +251,7 @@ def _rho_rules(s: Settings) -> RhoRules:
     return RhoRules(
         admission=AdmissionRules(bounds, s.rho_enforcement, s.dimension_max, s.message_bytes_max),
         keys_per_commit_max=s.keys_per_commit_max,
+        memories=_memory_bounds(s),
         metadata_bytes_max=s.metadata_bytes_max,
         page_size_max=s.page_size_max,
         max_step=s.rho_max_step,
@@ -257,10 +259,13 @@ def _rho_rules(s: Settings) -> RhoRules:
     )
 
 
+def _memory_bounds(s: Settings) -> MemoryBounds:
+    return MemoryBounds(s.batch_max, s.payload_bytes_max, s.json_depth_max, s.vector_dimension_max)
+
+
 def _memory_rules(s: Settings) -> MemoryRules:
     return MemoryRules(
-        bounds=MemoryBounds(s.payload_bytes_max, s.json_depth_max, s.vector_dimension_max),
-        batch_max=s.batch_max,
+        bounds=_memory_bounds(s),
         page_size_max=s.page_size_max,
         undelete_s=s.undelete_s,
         node_id=s.node,

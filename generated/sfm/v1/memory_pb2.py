@@ -27,19 +27,19 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13sfm/v1/memory.proto\x12\x06sfm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n\x0b\x46loatValues\x12\x0e\n\x06values\x18\x01 \x03(\x02\"P\n\x06Vector\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12+\n\x0c\x66loat_values\x18\x02 \x01(\x0b\x32\x13.sfm.v1.FloatValuesH\x00\x42\t\n\x07\x63ontent\"\xfc\x02\n\x06Memory\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0cpayload_json\x18\x02 \x01(\t\x12\x16\n\x0epayload_digest\x18\x03 \x01(\x0c\x12\x13\n\x0bmemory_type\x18\x04 \x01(\t\x12\x12\n\nimportance\x18\x05 \x01(\x01\x12\x13\n\x0b\x63oordinates\x18\x06 \x03(\x01\x12\x1e\n\x06vector\x18\x07 \x01(\x0b\x32\x0e.sfm.v1.Vector\x12\x31\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12(\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x10\n\x08revision\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06\x65xpiry\"\x97\x01\n\tMemoryPut\x12\x1e\n\x06memory\x18\x01 \x01(\x0b\x32\x0e.sfm.v1.Memory\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\x0b\x63reate_only\x18\x03 \x01(\x08H\x00\x12\x15\n\x0bif_revision\x18\x04 \x01(\x03H\x00\x42\x0b\n\tcondition\"\xd0\x01\n\rMemoryReceipt\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0e\x32\x15.sfm.v1.MemoryOutcome\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x16\n\x0epayload_digest\x18\x04 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0bNumberRange\x12\x10\n\x03low\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x01\n\x0cMemoryFilter\x12\x12\n\nkey_prefix\x18\x01 \x01(\t\x12\x14\n\x0cmemory_types\x18\x02 \x03(\t\x12\'\n\nimportance\x18\x03 \x01(\x0b\x32\x13.sfm.v1.NumberRange\x12&\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x11.sfm.v1.TimeRange\x12&\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x11.sfm.v1.TimeRange\x12 \n\x03\x62ox\x18\x06 \x03(\x0b\x32\x13.sfm.v1.NumberRange*c\n\x08\x44istance\x12\x18\n\x14\x44ISTANCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44ISTANCE_COSINE\x10\x01\x12\x10\n\x0c\x44ISTANCE_DOT\x10\x02\x12\x16\n\x12\x44ISTANCE_EUCLIDEAN\x10\x03*\xda\x01\n\rMemoryOutcome\x12\x1e\n\x1aMEMORY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16MEMORY_OUTCOME_CREATED\x10\x01\x12\x1a\n\x16MEMORY_OUTCOME_UPDATED\x10\x02\x12\x1a\n\x16MEMORY_OUTCOME_DELETED\x10\x03\x12\x1c\n\x18MEMORY_OUTCOME_UNDELETED\x10\x04\x12\x19\n\x15MEMORY_OUTCOME_PURGED\x10\x05\x12\x1c\n\x18MEMORY_OUTCOME_UNCHANGED\x10\x06*\x9a\x01\n\x0bMemoryOrder\x12\x1c\n\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MEMORY_ORDER_KEY\x10\x01\x12\x1c\n\x18MEMORY_ORDER_CREATE_TIME\x10\x02\x12\x1c\n\x18MEMORY_ORDER_UPDATE_TIME\x10\x03\x12\x1b\n\x17MEMORY_ORDER_IMPORTANCE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13sfm/v1/memory.proto\x12\x06sfm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n\x0b\x46loatValues\x12\x0e\n\x06values\x18\x01 \x03(\x02\"P\n\x06Vector\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12+\n\x0c\x66loat_values\x18\x02 \x01(\x0b\x32\x13.sfm.v1.FloatValuesH\x00\x42\t\n\x07\x63ontent\"\xfc\x02\n\x06Memory\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0cpayload_json\x18\x02 \x01(\t\x12\x16\n\x0epayload_digest\x18\x03 \x01(\x0c\x12\x13\n\x0bmemory_type\x18\x04 \x01(\t\x12\x12\n\nimportance\x18\x05 \x01(\x01\x12\x13\n\x0b\x63oordinates\x18\x06 \x03(\x01\x12\x1e\n\x06vector\x18\x07 \x01(\x0b\x32\x0e.sfm.v1.Vector\x12\x31\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12(\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x10\n\x08revision\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06\x65xpiry\"\x97\x01\n\tMemoryPut\x12\x1e\n\x06memory\x18\x01 \x01(\x0b\x32\x0e.sfm.v1.Memory\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\x0b\x63reate_only\x18\x03 \x01(\x08H\x00\x12\x15\n\x0bif_revision\x18\x04 \x01(\x03H\x00\x42\x0b\n\tcondition\"P\n\x0cMemoryChange\x12 \n\x03put\x18\x01 \x01(\x0b\x32\x11.sfm.v1.MemoryPutH\x00\x12\x14\n\ndelete_key\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hange\"\xd0\x01\n\rMemoryReceipt\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0e\x32\x15.sfm.v1.MemoryOutcome\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x16\n\x0epayload_digest\x18\x04 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0bNumberRange\x12\x10\n\x03low\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x01\n\x0cMemoryFilter\x12\x12\n\nkey_prefix\x18\x01 \x01(\t\x12\x14\n\x0cmemory_types\x18\x02 \x03(\t\x12\'\n\nimportance\x18\x03 \x01(\x0b\x32\x13.sfm.v1.NumberRange\x12&\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x11.sfm.v1.TimeRange\x12&\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x11.sfm.v1.TimeRange\x12 \n\x03\x62ox\x18\x06 \x03(\x0b\x32\x13.sfm.v1.NumberRange*c\n\x08\x44istance\x12\x18\n\x14\x44ISTANCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44ISTANCE_COSINE\x10\x01\x12\x10\n\x0c\x44ISTANCE_DOT\x10\x02\x12\x16\n\x12\x44ISTANCE_EUCLIDEAN\x10\x03*\xda\x01\n\rMemoryOutcome\x12\x1e\n\x1aMEMORY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16MEMORY_OUTCOME_CREATED\x10\x01\x12\x1a\n\x16MEMORY_OUTCOME_UPDATED\x10\x02\x12\x1a\n\x16MEMORY_OUTCOME_DELETED\x10\x03\x12\x1c\n\x18MEMORY_OUTCOME_UNDELETED\x10\x04\x12\x19\n\x15MEMORY_OUTCOME_PURGED\x10\x05\x12\x1c\n\x18MEMORY_OUTCOME_UNCHANGED\x10\x06*\x9a\x01\n\x0bMemoryOrder\x12\x1c\n\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MEMORY_ORDER_KEY\x10\x01\x12\x1c\n\x18MEMORY_ORDER_CREATE_TIME\x10\x02\x12\x1c\n\x18MEMORY_ORDER_UPDATE_TIME\x10\x03\x12\x1b\n\x17MEMORY_ORDER_IMPORTANCE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sfm.v1.memory_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DISTANCE']._serialized_start=1371
-  _globals['_DISTANCE']._serialized_end=1470
-  _globals['_MEMORYOUTCOME']._serialized_start=1473
-  _globals['_MEMORYOUTCOME']._serialized_end=1691
-  _globals['_MEMORYORDER']._serialized_start=1694
-  _globals['_MEMORYORDER']._serialized_end=1848
+  _globals['_DISTANCE']._serialized_start=1453
+  _globals['_DISTANCE']._serialized_end=1552
+  _globals['_MEMORYOUTCOME']._serialized_start=1555
+  _globals['_MEMORYOUTCOME']._serialized_end=1773
+  _globals['_MEMORYORDER']._serialized_start=1776
+  _globals['_MEMORYORDER']._serialized_end=1930
   _globals['_FLOATVALUES']._serialized_start=130
   _globals['_FLOATVALUES']._serialized_end=159
   _globals['_VECTOR']._serialized_start=161
@@ -48,12 +48,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMORY']._serialized_end=624
   _globals['_MEMORYPUT']._serialized_start=627
   _globals['_MEMORYPUT']._serialized_end=778
-  _globals['_MEMORYRECEIPT']._serialized_start=781
-  _globals['_MEMORYRECEIPT']._serialized_end=989
-  _globals['_NUMBERRANGE']._serialized_start=991
-  _globals['_NUMBERRANGE']._serialized_end=1058
-  _globals['_TIMERANGE']._serialized_start=1060
-  _globals['_TIMERANGE']._serialized_end=1155
-  _globals['_MEMORYFILTER']._serialized_start=1158
-  _globals['_MEMORYFILTER']._serialized_end=1369
+  _globals['_MEMORYCHANGE']._serialized_start=780
+  _globals['_MEMORYCHANGE']._serialized_end=860
+  _globals['_MEMORYRECEIPT']._serialized_start=863
+  _globals['_MEMORYRECEIPT']._serialized_end=1071
+  _globals['_NUMBERRANGE']._serialized_start=1073
+  _globals['_NUMBERRANGE']._serialized_end=1140
+  _globals['_TIMERANGE']._serialized_start=1142
+  _globals['_TIMERANGE']._serialized_end=1237
+  _globals['_MEMORYFILTER']._serialized_start=1240
+  _globals['_MEMORYFILTER']._serialized_end=1451
 # @@protoc_insertion_point(module_scope)

@@ -301,6 +301,36 @@ class MemoryPut(_message.Message):
 Global___MemoryPut: _TypeAlias = MemoryPut  # noqa: Y015
 
 @_typing.final
+class MemoryChange(_message.Message):
+    """One change of a memory that a commit makes together with matrices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_KEY_FIELD_NUMBER: _builtins.int
+    delete_key: _builtins.str
+    """The memory of this key is deleted; nothing happens where it is absent."""
+    @_builtins.property
+    def put(self) -> Global___MemoryPut:
+        """It is put."""
+
+    def __init__(
+        self,
+        *,
+        put: Global___MemoryPut | None = ...,
+        delete_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete_key", b"delete_key", "put", b"put"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete_key", b"delete_key", "put", b"put"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["put", "delete_key"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___MemoryChange: _TypeAlias = MemoryChange  # noqa: Y015
+
+@_typing.final
 class MemoryReceipt(_message.Message):
     """What became of one change."""
 

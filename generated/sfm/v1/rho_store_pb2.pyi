@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sfm.v1 import matrix_pb2 as _matrix_pb2
+from sfm.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -217,6 +218,7 @@ class CommitRhoRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """1 to 256 bytes of UTF-8 without control characters; created by its first commit."""
@@ -233,6 +235,10 @@ class CommitRhoRequest(_message.Message):
         """Free facts kept with the version, for people and audits."""
 
     @_builtins.property
+    def memories(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.MemoryChange]:
+        """What happens to memories of the namespace in the same commit: both or neither. Each key once, at most `batch_max`."""
+
+    @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___MatrixUpdate]:
         """The changes, at least one, each key once."""
 
@@ -244,11 +250,12 @@ class CommitRhoRequest(_message.Message):
         request_id: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        memories: _abc.Iterable[_memory_pb2.MemoryChange] | None = ...,
         updates: _abc.Iterable[Global___MatrixUpdate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "metadata", b"metadata", "namespace", b"namespace", "request_id", b"request_id", "updates", b"updates", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "memories", b"memories", "metadata", b"metadata", "namespace", b"namespace", "request_id", b"request_id", "updates", b"updates", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -312,6 +319,7 @@ class CommitRhoResponse(_message.Message):
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version that was made."""
     replayed: _builtins.bool
@@ -324,6 +332,10 @@ class CommitRhoResponse(_message.Message):
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MatrixReceipt]:
         """One for each update, in the request's order."""
 
+    @_builtins.property
+    def memories(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.MemoryReceipt]:
+        """One for each of `memories`, in the request's order."""
+
     def __init__(
         self,
         *,
@@ -331,10 +343,11 @@ class CommitRhoResponse(_message.Message):
         commit_time: _timestamp_pb2.Timestamp | None = ...,
         receipts: _abc.Iterable[Global___MatrixReceipt] | None = ...,
         replayed: _builtins.bool = ...,
+        memories: _abc.Iterable[_memory_pb2.MemoryReceipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "receipts", b"receipts", "replayed", b"replayed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "memories", b"memories", "receipts", b"receipts", "replayed", b"replayed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

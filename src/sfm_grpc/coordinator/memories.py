@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from sfm_grpc.coordinator import events, names
+from sfm_grpc.coordinator import events, names, sent_memories
 from sfm_grpc.coordinator.commit import CommitPath
-from sfm_grpc.coordinator.sent_memories import MemoryBounds, SentMemory, checked
+from sfm_grpc.coordinator.sent_memories import MemoryBounds, SentMemory
 from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound
 from sfm_grpc.model import (
     COORDINATES_MAX,
@@ -40,8 +40,6 @@ from sfm_grpc.storage.memory_columns import place_of
 PAGE_SIZE_DEFAULT = 50
 _TYPES_MAX = 64
 _DIGEST_BYTES = 16
-# More than this is checked on a thread.
-_LARGE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,6 @@ class MemoryRules:
     """The bounds that memories and questions about them are held to."""
 
     bounds: MemoryBounds
-    batch_max: int
     page_size_max: int
     undelete_s: int
     node_id: str
@@ -106,14 +103,15 @@ class MemoryCoordinator:
         Raises InvalidRequest, LimitExceeded, AlreadyExists, VersionConflict, NotFound, and what `Store.commit` raises.
         """
         self._check_mutation(mutation)
-        self._check_count([each.key for each in sent], "puts", [f"{each.field}.memory.key" for each in sent])
         now_us = _now_us()
 
         def prepare() -> tuple[list[MemoryChange], bytes]:
-            return [checked(each, self._rules.bounds, now_us) for each in sent], _digest_of([each.content() for each in sent])
+            fields = [f"{each.field}.memory.key" for each in sent]
+            changes = sent_memories.examined(sent, fields, "puts", self._rules.bounds, now_us)
+            return changes, _digest_of(sent_memories.content(sent))
 
-        size = sum(len(each.payload_json) + len(each.vector or b"") for each in sent)
-        changes, digest = prepare() if size < _LARGE_BYTES else await asyncio.to_thread(prepare)
+        large = sent_memories.size_of(sent) >= sent_memories.LARGE_BYTES
+        changes, digest = await asyncio.to_thread(prepare) if large else prepare()
         return await self._write(mutation, changes, digest, now_us)
 
     async def delete(self, mutation: MemoryMutation, keys: Sequence[str], if_revision: int | None = None) -> Written:
@@ -172,7 +170,7 @@ class MemoryCoordinator:
         Raises InvalidRequest, LimitExceeded, StoreUnavailable.
         """
         names.check_name(scope.namespace, "namespace")
-        self._check_count(keys, "keys", [f"keys[{place}]" for place in range(len(keys))])
+        self._check_each(keys)
         found = {m.key: m for m in await self._store.memories.get(scope, keys, now_us=_now_us(), vectors=vectors)}
         return [found[key] for key in keys if key in found], [key for key in keys if key not in found]
 
@@ -233,21 +231,11 @@ class MemoryCoordinator:
 
     def _check_keys(self, mutation: MemoryMutation, keys: Sequence[str]) -> None:
         self._check_mutation(mutation)
-        fields = [f"keys[{place}]" for place in range(len(keys))]
-        self._check_count(keys, "keys", fields)
+        self._check_each(keys)
 
-    def _check_count(self, keys: Sequence[str], field: str, fields: Sequence[str]) -> None:
-        limit = self._rules.batch_max
-        if not keys:
-            raise InvalidRequest(field=field, problem="is empty")
-        if len(keys) > limit:
-            raise LimitExceeded(limit="batch_max", value=len(keys), maximum=limit, field=field)
-        seen: dict[str, str] = {}
-        for key, place in zip(keys, fields, strict=True):
-            names.check_name(key, place)
-            if key in seen:
-                raise InvalidRequest(field=place, problem=f"is {key!r}, as {seen[key]} is: each key may be there once")
-            seen[key] = place
+    def _check_each(self, keys: Sequence[str]) -> None:
+        fields = [f"keys[{place}]" for place in range(len(keys))]
+        sent_memories.check_keys(keys, fields, "keys", self._rules.bounds.batch_max)
 
     def _check_filter(self, chosen: MemoryFilter) -> None:
         if chosen.key_prefix:

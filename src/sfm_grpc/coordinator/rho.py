@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -10,12 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sfm_grpc.coordinator import events, names, receipts
+from sfm_grpc.coordinator import events, names, receipts, sent_memories
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.examiner import Candidate, Examiner
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.sent import AdmissionRules, SentMatrix
+from sfm_grpc.coordinator.sent_memories import MemoryBounds, SentMemory
 from sfm_grpc.density.admission import Admitted
 from sfm_grpc.errors import (
     InvalidRequest,
@@ -31,11 +33,15 @@ from sfm_grpc.errors import (
 from sfm_grpc.model import (
     CommitResult,
     DeleteMatrix,
+    DeleteMemory,
     Enforcement,
     Entry,
     Kind,
     Matrix,
     MatrixChange,
+    MemoryChange,
+    MemoryReceipt,
+    MemoryWrites,
     Metadata,
     PutMatrix,
     RequestIdentity,
@@ -48,6 +54,7 @@ from sfm_grpc.storage.leases import Planted
 
 PAGE_SIZE_DEFAULT = 50
 _LAST_VALID_PAGE = 20
+_KEY_OF: Mapping[type, str] = {SentMemory: "put.memory.key", DeleteMemory: "delete_key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class RhoRules:
     """The bounds that commits and lists are held to."""
 
     admission: AdmissionRules
+    memories: MemoryBounds
     keys_per_commit_max: int
     metadata_bytes_max: int
     page_size_max: int
@@ -95,6 +103,7 @@ class Committed:
     commit_time_us: int
     receipts: Sequence[Receipt]
     replayed: bool
+    memories: Sequence[MemoryReceipt] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +147,18 @@ class RhoCoordinator:
 
     # ---- commit
 
-    async def commit(self, mutation: Mutation, updates: Sequence[Update]) -> Committed:
-        """Admits every matrix, then commits all changes as one version.
+    async def commit(
+        self, mutation: Mutation, updates: Sequence[Update], memories: Sequence[SentMemory | DeleteMemory] = ()
+    ) -> Committed:
+        """Admits every matrix, then commits all changes as one version, and with it what happens to memories.
 
         Raises InvalidRequest, LimitExceeded, what admission raises, StepTooLarge, and what `Store.commit` raises.
         """
         expected = self._checked(mutation)
         self._check_updates(updates)
-        planted = await self._announce("CommitRho", mutation, expected)
         now_us = _now_us()
+        writes = await self._writes(mutation.scope, memories, now_us)
+        planted = await self._announce("CommitRho", mutation, expected)
         previous = await self._reads.matrices(mutation.scope, expected, [u.key for u in updates if u.put])
         examined = await self._examined(mutation, updates, previous, now_us)
         self._check_steps(mutation.scope, updates, examined)
@@ -155,11 +167,12 @@ class RhoCoordinator:
             scope=mutation.scope,
             changes=tuple(_change(u, e) for u, e in zip(updates, examined, strict=True)),
             expected_version=expected,
-            request=_identity("CommitRho", mutation, [_content(u, e) for u, e in zip(updates, examined, strict=True)]),
+            request=_identity("CommitRho", mutation, self._content(updates, examined, memories)),
             committer=mutation.committer,
             time_us=now_us,
             receipt=receipts.to_bytes(made),
             event_of=events.rho_status(self._rules.node_id, mutation.scope),
+            memories=writes,
             deadline=mutation.deadline,
             metadata=mutation.metadata,
             validate_only=mutation.validate_only,
@@ -172,7 +185,26 @@ class RhoCoordinator:
         if result.version is not None:
             self._measure(examined)
         told = receipts.from_bytes(result.receipt) if result.replayed else made
-        return Committed(result.number, result.commit_time_us, told, result.replayed)
+        return Committed(result.number, result.commit_time_us, told, result.replayed, result.memories)
+
+    async def _writes(self, scope: Scope, memories: Sequence[SentMemory | DeleteMemory], now_us: int) -> MemoryWrites | None:
+        """What a commit writes of memories; None: nothing. Raises InvalidRequest, LimitExceeded."""
+        if not memories:
+            return None
+
+        def examined() -> list[MemoryChange]:
+            fields = [f"memories[{place}].{_KEY_OF[type(each)]}" for place, each in enumerate(memories)]
+            return sent_memories.examined(memories, fields, "memories", self._rules.memories, now_us)
+
+        large = sent_memories.size_of(memories) >= sent_memories.LARGE_BYTES
+        changes = await asyncio.to_thread(examined) if large else examined()
+        return MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us))
+
+    def _content(
+        self, updates: Sequence[Update], examined: Sequence[Admitted | None], memories: Sequence[SentMemory | DeleteMemory]
+    ) -> list[object]:
+        matrices = [_content(u, e) for u, e in zip(updates, examined, strict=True)]
+        return [*matrices, *sent_memories.content(memories)]
 
     async def _announce(self, method: str, mutation: Mutation, expected: int) -> Planted | None:
         """Announces the mutation to the cache, where there is one.

@@ -12,7 +12,7 @@ import orjson
 
 from sfm_grpc.coordinator import names
 from sfm_grpc.errors import InvalidRequest, LimitExceeded
-from sfm_grpc.model import COORDINATES_MAX, Buffer, Part, PutMemory
+from sfm_grpc.model import COORDINATES_MAX, Buffer, DeleteMemory, MemoryChange, Part, PutMemory
 
 _PARTS = {
     "payload_json": Part.PAYLOAD,
@@ -25,6 +25,8 @@ _PARTS = {
     "ttl": Part.EXPIRY,
 }
 _BYTES_SHOWN = 40
+LARGE_BYTES = 256 * 1024
+"""More than this is looked at on a thread."""
 # In time for the largest integer of the stores, whatever is added.
 _TIME_MAX_US = 1 << 62
 
@@ -33,6 +35,7 @@ _TIME_MAX_US = 1 << 62
 class MemoryBounds:
     """What memories are held to."""
 
+    batch_max: int
     payload_bytes_max: int
     json_depth_max: int
     vector_dimension_max: int
@@ -62,6 +65,38 @@ class SentMemory:
         vector = None if self.vector is None else hashlib.sha256(self.vector).hexdigest()
         facts = [self.memory_type, self.importance, self.coordinates, vector, self.expire_time_us, self.ttl_us]
         return [self.key, self.payload_json, *facts, self.mask, self.create_only, self.if_revision]
+
+
+def examined(
+    sent: Sequence[SentMemory | DeleteMemory], fields: Sequence[str], field: str, rules: MemoryBounds, now_us: int
+) -> list[MemoryChange]:
+    """The changes; `fields` say where each key stands. Raises InvalidRequest, LimitExceeded."""
+    check_keys([each.key for each in sent], fields, field, rules.batch_max)
+    return [checked(each, rules, now_us) if isinstance(each, SentMemory) else each for each in sent]
+
+
+def content(sent: Sequence[SentMemory | DeleteMemory]) -> list[object]:
+    """What was asked for, in the form that two requests are compared by."""
+    return [each.content() if isinstance(each, SentMemory) else ["delete", each.key] for each in sent]
+
+
+def size_of(sent: Sequence[SentMemory | DeleteMemory]) -> int:
+    """About how many bytes there are to look at."""
+    return sum(len(each.payload_json) + len(each.vector or b"") for each in sent if isinstance(each, SentMemory))
+
+
+def check_keys(keys: Sequence[str], fields: Sequence[str], field: str, batch_max: int) -> None:
+    """Names, each once, some, and not too many. Raises InvalidRequest, LimitExceeded."""
+    if not keys:
+        raise InvalidRequest(field=field, problem="is empty")
+    if len(keys) > batch_max:
+        raise LimitExceeded(limit="batch_max", value=len(keys), maximum=batch_max, field=field)
+    seen: dict[str, str] = {}
+    for key, place in zip(keys, fields, strict=True):
+        names.check_name(key, place)
+        if key in seen:
+            raise InvalidRequest(field=place, problem=f"is {key!r}, as {seen[key]} is: each key may be there once")
+        seen[key] = place
 
 
 def checked(sent: SentMemory, bounds: MemoryBounds, now_us: int) -> PutMemory:

@@ -44,15 +44,20 @@ def parsed(kind: type[_M], raw: bytes, bytes_max: int, limit: str = "fields_byte
         raise InvalidRequest(field="message", problem=f"is not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
-def commit_request(raw: bytes, fields_bytes_max: int) -> tuple[rho_store_pb2.CommitRhoRequest, list[memoryview]]:
-    """A CommitRhoRequest, its numbers taken out. Raises as `parsed` does."""
+def commit_request(
+    raw: bytes, fields_bytes_max: int, batch_bytes_max: int
+) -> tuple[rho_store_pb2.CommitRhoRequest, list[memoryview]]:
+    """A CommitRhoRequest, its numbers taken out. Raises as `parsed` does; only memories may have more than other fields."""
     try:
-        skeleton, bodies = wire.split(raw, wire.COMMIT_REQUEST, skeleton_bytes_max=fields_bytes_max)
+        skeleton, bodies = wire.split(raw, wire.COMMIT_REQUEST, skeleton_bytes_max=max(fields_bytes_max, batch_bytes_max))
     except wire.SkeletonTooLarge:
-        raise LimitExceeded(limit="fields_bytes_max", value=len(raw), maximum=fields_bytes_max) from None
+        raise LimitExceeded(limit="batch_bytes_max", value=len(raw), maximum=batch_bytes_max) from None
     except wire.WireError as error:
         raise InvalidRequest(field="message", problem=f"is not a sfm.v1.CommitRhoRequest: {error}") from error
-    return parsed(rho_store_pb2.CommitRhoRequest, skeleton, fields_bytes_max), bodies
+    request = parsed(rho_store_pb2.CommitRhoRequest, skeleton, len(skeleton))
+    if len(skeleton) > fields_bytes_max and not request.memories:
+        raise LimitExceeded(limit="fields_bytes_max", value=len(skeleton), maximum=fields_bytes_max)
+    return request, bodies
 
 
 def mutation(request: MutationRequest, scope: Scope, committer: str, deadline: float) -> Mutation:

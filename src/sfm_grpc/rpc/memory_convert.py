@@ -14,7 +14,7 @@ from sfm.v1 import memory_pb2, memory_store_pb2
 from sfm_grpc.coordinator.memories import Listing
 from sfm_grpc.coordinator.sent_memories import SentMemory
 from sfm_grpc.errors import InvalidRequest
-from sfm_grpc.model import Between, Buffer, Distance, Memory, MemoryFilter, MemoryOrder, MemoryReceipt, Scope, Space
+from sfm_grpc.model import Between, Buffer, DeleteMemory, Distance, Memory, MemoryFilter, MemoryOrder, MemoryReceipt, Scope, Space
 from sfm_grpc.rpc.convert import timestamp
 
 _E = TypeVar("_E", Distance, MemoryOrder)
@@ -25,6 +25,20 @@ _E = TypeVar("_E", Distance, MemoryOrder)
 def sent(puts: Sequence[memory_pb2.MemoryPut], fields: Sequence[str]) -> list[SentMemory]:
     """The memories to put; `fields` says where each stands. Raises InvalidRequest."""
     return [_sent(put, field) for put, field in zip(puts, fields, strict=True)]
+
+
+def sent_changes(changes: Sequence[memory_pb2.MemoryChange]) -> list[SentMemory | DeleteMemory]:
+    """What a commit does to memories. Raises InvalidRequest for a change that says nothing."""
+    return [_sent_change(change, f"memories[{place}]") for place, change in enumerate(changes)]
+
+
+def _sent_change(change: memory_pb2.MemoryChange, field: str) -> SentMemory | DeleteMemory:
+    match change.WhichOneof("change"):
+        case "put":
+            return _sent(change.put, f"{field}.put")
+        case "delete_key":
+            return DeleteMemory(change.delete_key)
+    raise InvalidRequest(field=field, problem="says neither put nor delete_key")
 
 
 def _sent(put: memory_pb2.MemoryPut, field: str) -> SentMemory:

@@ -16,7 +16,7 @@ from sfm_grpc.coordinator.rho import Mutation, RhoCoordinator
 from sfm_grpc.coordinator.watches import Bookmark, Emission, Watch, Watches
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.metrics import Metrics
-from sfm_grpc.rpc import convert
+from sfm_grpc.rpc import convert, memory_convert
 from sfm_grpc.rpc.caller import Context, committer_of, scope_of, tenant_of
 
 # How long a finished answer may be used again before its `as_of_time` is written anew: that may be a second old.
@@ -44,9 +44,11 @@ class RhoStoreServicer:
         *,
         deadline: Callable[[Context], float],
         fields_bytes_max: int,
+        batch_bytes_max: int,
     ) -> None:
         self._deadline = deadline
         self._fields_bytes_max = fields_bytes_max
+        self._batch_bytes_max = batch_bytes_max
         self._rho = rho
         self._reads = reads
         self._watches = watches
@@ -57,14 +59,16 @@ class RhoStoreServicer:
 
     async def CommitRho(self, raw: bytes, context: Context) -> CommitRhoResponse:  # noqa: N802
         """See rho_store.proto."""
-        request, bodies = convert.commit_request(raw, self._fields_bytes_max)
+        request, bodies = convert.commit_request(raw, self._fields_bytes_max, self._batch_bytes_max)
         mutation = self._mutation(request, context)
-        done = await self._rho.commit(mutation, convert.updates(request, bodies))
+        memories = memory_convert.sent_changes(request.memories)
+        done = await self._rho.commit(mutation, convert.updates(request, bodies), memories)
         return CommitRhoResponse(
             version=done.version,
             commit_time=convert.timestamp(done.commit_time_us),
             receipts=[convert.receipt(r) for r in done.receipts],
             replayed=done.replayed,
+            memories=memory_convert.receipts(done.memories),
         )
 
     def _mutation(self, request: convert.MutationRequest, context: Context) -> Mutation:
