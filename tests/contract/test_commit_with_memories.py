@@ -7,9 +7,10 @@ from typing import Any
 
 import grpc
 import pytest
-from sfm.v1 import memory_pb2, rho_store_pb2
+from sfm.v1 import memory_pb2
 
 from sfm_grpc.errors import AlreadyExists, InvalidRequest, LimitExceeded, NotFound, RequestIdReused, SfmError, VersionConflict
+from sfm_grpc.model import Scope
 from tests.support.drivers import Put
 from tests.support.matrices import density
 from tests.support.memories import Memories, counts, outcomes, put_of
@@ -43,12 +44,8 @@ async def commit(server: Server, expected: int, *changes: memory_pb2.MemoryChang
 
 
 async def version(server: Server) -> int:
-    try:
-        found = await server.rho.ListRhoVersions(rho_store_pb2.ListRhoVersionsRequest(namespace="n", page_size=1), timeout=30)
-    except grpc.aio.AioRpcError as error:
-        assert isinstance(refusal_of(error).error, NotFound)
-        return 0
-    return int(found.newest_version)
+    scope = Scope("default", "n")
+    return (await server.app.store.newest([scope])).get(scope, 0)
 
 
 async def test_both_are_there_or_neither(server: Server, memories: Memories) -> None:

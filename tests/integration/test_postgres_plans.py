@@ -78,6 +78,7 @@ VALUES: dict[str, Any] = {
     "changed_keys": "[]",
     "content_digest": b"",
     "receipt": b"",
+    "memories": b"",
     "topic": "rho.status",
     "payload": "{}",
     "version": VERSIONS,

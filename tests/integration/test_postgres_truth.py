@@ -115,6 +115,7 @@ async def test_a_commit_given_up_while_it_waits_for_a_standby_is_unknown_and_its
             c.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
             c.execute("SELECT pg_reload_conf()")
             await until(lambda: c.execute("SHOW synchronous_standby_names").fetchone() == ("gone",))
+            await asyncio.sleep(0.5)  # the other sessions hear of it by a signal, each for itself
             began = time.monotonic()
             with pytest.raises(StoreUnavailable) as caught:
                 await store.commit(dataclasses.replace(second, deadline=began + 1.0))

@@ -92,12 +92,12 @@ def snapshot_of(namespace: str, reply: bytes, kept: Snapshot | None) -> Snapshot
         skeleton, bodies = (reply, None) if len(reply) <= _SMALL_BYTES else wire.split(reply, wire.GET_RESPONSE)
         response = rho_store_pb2.GetRhoResponse.FromString(skeleton)
         return _unmodified(response, kept) if response.not_modified else _snapshot(namespace, response, bodies)
-    except _NOT_BELIEVED as error:  # `_believed`, without the price of a context manager on the fast path
+    except _NOT_BELIEVED as error:  # `believed`, without the price of a context manager on the fast path
         raise _unbelievable("GetRho", error) from error
 
 
 @contextmanager
-def _believed(method: str) -> Iterator[None]:
+def believed(method: str) -> Iterator[None]:
     """What cannot be understood of an answer is nobody's mistake but the server's, or a newer release's."""
     try:
         yield
@@ -114,17 +114,17 @@ def _unbelievable(method: str, error: Exception) -> UnexpectedStatus:
 
 def watched_of(namespace: str, reply: bytes) -> WatchedSnapshot | Bookmark:
     """A WatchRhoResponse, its arrays looking into `reply`."""
-    with _believed("WatchRho"):
+    with believed("WatchRho"):
         skeleton, bodies = (reply, None) if len(reply) <= _SMALL_BYTES else wire.split(reply, wire.GET_RESPONSE)
         response = rho_store_pb2.WatchRhoResponse.FromString(skeleton)
         if response.bookmark:
-            return Bookmark(response.version, _us(response.as_of_time))
+            return Bookmark(response.version, us_of(response.as_of_time))
         matrices, certificates, put_versions = _held(response.matrices, bodies)
         return WatchedSnapshot(
             namespace=namespace,
             version=response.version,
-            commit_time_us=_us(response.commit_time),
-            as_of_time_us=_us(response.as_of_time),
+            commit_time_us=us_of(response.commit_time),
+            as_of_time_us=us_of(response.as_of_time),
             source="canonical",
             degraded=False,
             modified=True,
@@ -153,8 +153,8 @@ def _snapshot(namespace: str, response: rho_store_pb2.GetRhoResponse, bodies: li
     return Snapshot(
         namespace=namespace,
         version=response.version,
-        commit_time_us=_us(response.commit_time),
-        as_of_time_us=_us(response.as_of_time),
+        commit_time_us=us_of(response.commit_time),
+        as_of_time_us=us_of(response.as_of_time),
         source=_source(response),
         degraded=response.degraded,
         modified=True,
@@ -177,7 +177,7 @@ class _Certificates(Mapping[str, Certificate]):
         made = self._made.get(key)
         if made is None:
             message = self._named[key].certificate
-            with _believed("GetRho"):
+            with believed("GetRho"):
                 made = self._made[key] = certificate_of(message)
         return made
 
@@ -198,7 +198,7 @@ def _unmodified(response: rho_store_pb2.GetRhoResponse, kept: Snapshot | None) -
         namespace=kept.namespace,
         version=kept.version,
         commit_time_us=kept.commit_time_us,
-        as_of_time_us=_us(response.as_of_time),
+        as_of_time_us=us_of(response.as_of_time),
         source=_source(response),
         degraded=response.degraded,
         modified=False,
@@ -252,18 +252,18 @@ def certificate_of(message: matrix_pb2.Certificate) -> Certificate:
         clamped_mass=message.clamped_mass,
         psd_ok=message.psd_ok,
         trace_ok=message.trace_ok,
-        certify_time_us=_us(message.certify_time),
+        certify_time_us=us_of(message.certify_time),
     )
 
 
 def commit_of(namespace: str, request_id: str, reply: bytes) -> Commit:
     """A CommitRhoResponse. Raises UnexpectedStatus, as all of these, when it is none."""
-    with _believed("CommitRho"):
+    with believed("CommitRho"):
         response = rho_store_pb2.CommitRhoResponse.FromString(reply)
         return Commit(
             namespace=namespace,
             version=response.version,
-            commit_time=moment(_us(response.commit_time)),
+            commit_time=moment(us_of(response.commit_time)),
             receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
             replayed=response.replayed,
             request_id=request_id,
@@ -282,12 +282,12 @@ def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
 
 def restored_of(namespace: str, request_id: str, reply: bytes) -> Restored:
     """A RestoreRhoResponse."""
-    with _believed("RestoreRho"):
+    with believed("RestoreRho"):
         response = rho_store_pb2.RestoreRhoResponse.FromString(reply)
         return Restored(
             namespace=namespace,
             version=response.version,
-            commit_time=moment(_us(response.commit_time)),
+            commit_time=moment(us_of(response.commit_time)),
             restored_version=response.restored_version,
             entries=_entries(response.entries),
             replayed=response.replayed,
@@ -297,7 +297,7 @@ def restored_of(namespace: str, request_id: str, reply: bytes) -> Restored:
 
 def page_of(reply: bytes) -> VersionPage:
     """A ListRhoVersionsResponse."""
-    with _believed("ListRhoVersions"):
+    with believed("ListRhoVersions"):
         response = rho_store_pb2.ListRhoVersionsResponse.FromString(reply)
         return VersionPage(
             versions=tuple(map(_version, response.versions)),
@@ -310,7 +310,7 @@ def page_of(reply: bytes) -> VersionPage:
 def _version(message: rho_store_pb2.RhoVersion) -> RhoVersion:
     return RhoVersion(
         version=message.version,
-        commit_time=moment(_us(message.commit_time)),
+        commit_time=moment(us_of(message.commit_time)),
         committer=message.committer,
         metadata=frozen(dict(message.metadata)),
         valid=message.valid,
@@ -326,7 +326,7 @@ def _entries(messages: Iterable[rho_store_pb2.MatrixEntry]) -> tuple[Entry, ...]
 
 def health_of(reply: bytes) -> HealthReport:
     """A GetHealthResponse."""
-    with _believed("GetHealth"):
+    with believed("GetHealth"):
         return _health(health_pb2.GetHealthResponse.FromString(reply))
 
 
@@ -344,7 +344,7 @@ def _health(response: health_pb2.GetHealthResponse) -> HealthReport:
         rho=tuple(map(_rho_health, response.rho)),
         components=tuple(Component(name=c.name, ok=c.ok, detail=c.detail) for c in response.components),
         latencies=tuple(map(_latency, response.latencies)),
-        start_time=moment(_us(response.start_time)),
+        start_time=moment(us_of(response.start_time)),
         verifications=response.verifications,
     )
 
@@ -359,7 +359,7 @@ def _rho_health(message: health_pb2.RhoHealth) -> RhoHealth:
         trace_ok=message.trace_ok,
         min_eigenvalue_bound=message.min_eigenvalue_bound,
         corrupt=message.corrupt,
-        verify_time=moment(_us(message.verify_time)) if message.HasField("verify_time") else None,
+        verify_time=moment(us_of(message.verify_time)) if message.HasField("verify_time") else None,
         problem=message.problem,
         certificate=certificate_of(message.certificate) if message.HasField("certificate") else None,
     )
@@ -378,7 +378,7 @@ def _latency(message: health_pb2.LatencyReport) -> Latency:
 
 def server_info_of(reply: bytes) -> ServerInfo:
     """A GetServerInfoResponse."""
-    with _believed("GetServerInfo"):
+    with believed("GetServerInfo"):
         response = health_pb2.GetServerInfoResponse.FromString(reply)
         return ServerInfo(
             version=response.version,
@@ -392,5 +392,6 @@ def server_info_of(reply: bytes) -> ServerInfo:
         )
 
 
-def _us(time: Timestamp) -> int:
+def us_of(time: Timestamp) -> int:
+    """Microseconds since the Unix epoch."""
     return time.seconds * 1_000_000 + time.nanos // 1000
