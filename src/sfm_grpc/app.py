@@ -22,6 +22,7 @@ from sfm_grpc.coordinator.examiner import Examiner
 from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.indexing import Indexer
 from sfm_grpc.coordinator.leased import Leases
 from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryRules
 from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
@@ -29,6 +30,7 @@ from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
 from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
+from sfm_grpc.coordinator.search import MemorySearch
 from sfm_grpc.coordinator.sent import AdmissionRules
 from sfm_grpc.coordinator.sent_memories import MemoryBounds
 from sfm_grpc.coordinator.watches import Watches
@@ -74,9 +76,11 @@ class App:
             self.store, snapshots, self.leases, keys_max=s.keys_per_namespace_max, on_corrupt=self.rho_health.found_corrupt
         )
         self.presence = Presence(self.store, self.rho_health.load)
-        cached = self.leases.component if self.leases else None
+        self.index = stores.build_index(s)
+        self.indexer = Indexer(self.store, self.index, self.metrics.index)
+        parts = [part.component for part in (self.leases, self.indexer) if part is not None]
         self.truth = Truth(
-            self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, cache=cached
+            self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, parts=parts
         )
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
         self._housekeeping = Housekeeping(self.store, snapshots, retention, self.metrics, self.rho_health.is_whole)
@@ -106,8 +110,10 @@ class App:
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
         self.memories = MemoryCoordinator(self.store, self.commits, _memory_rules(s))
+        self.search = MemorySearch(self.store, self.index, limit_max=s.search_limit_max)
+        self.commits.on_written(self.indexer.written)
         self.memory_upkeep = MemoryUpkeep(
-            self.store, self.commits, self.metrics, undelete_s=s.undelete_s, index="", node_id=s.node
+            self.store, self.commits, self.metrics, self.index, undelete_s=s.undelete_s, node_id=s.node
         )
         self._load = Load(_load_rules(s), self.metrics)
         self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
@@ -147,6 +153,7 @@ class App:
         self._stack.callback(self._threads.shutdown)
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
+        self._stack.push_async_callback(self.index.close)
         self._stack.push_async_callback(self.presence.end)
         for part in (self.cache, self.fences, self.leases):
             if part is not None:
@@ -163,6 +170,7 @@ class App:
         self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
         self._spawn(self.memory_upkeep.run())
+        self._spawn(self.indexer.run())
         self._spawn(self.watches.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._load.watch(self._received))
@@ -184,7 +192,11 @@ class App:
                 batch_bytes_max=self.settings.batch_bytes_max,
             ),
             "MemoryStore": MemoryStoreServicer(
-                self.memories, deadline=self._guard.deadline, batch_bytes_max=self.settings.batch_bytes_max
+                self.memories,
+                self.search,
+                self.indexer,
+                deadline=self._guard.deadline,
+                batch_bytes_max=self.settings.batch_bytes_max,
             ),
             "Health": HealthServicer(self.truth.report, facts),
         }

@@ -74,6 +74,7 @@ class Metrics:
         self.ready = Gauge("sfm_ready", "1 while the server is ready", registry=r)
         self.store = StoreMetrics(r)
         self.cache = CacheMetrics(r)
+        self.index = IndexMetrics(r)
 
     def call(self, service: str, method: str) -> CallMetrics:
         """The metrics of one method."""
@@ -118,6 +119,21 @@ class CacheMetrics:
         self.registrations = Counter("sfm_cache_registrations", "Namespaces whose cache was turned on", registry=r)
         self.strange = Gauge(
             "sfm_cache_strange_namespaces", "Namespaces lately read here whose registered cache is not this one", registry=r
+        )
+
+
+class IndexMetrics:
+    """The vector index and how far it is behind."""
+
+    def __init__(self, r: CollectorRegistry) -> None:
+        self.ok = Gauge("sfm_index_ok", "1 while the vector index answers", registry=r)
+        self.behind = Gauge(
+            "sfm_index_behind_revisions", "Writes that the vector index did not have at the last look", registry=r
+        )
+        self.applied = Counter("sfm_index_applied", "Memories sent to the vector index", registry=r)
+        self.refused = Counter("sfm_index_refused", "Memories that the vector index does not take", registry=r)
+        self.apply_seconds = Histogram(
+            "sfm_index_apply_seconds", "Time of one batch to the vector index", buckets=_SECONDS, registry=r
         )
 
 

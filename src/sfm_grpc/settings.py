@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     request_age_s: int = Field(86_400, ge=86_400, description="How long request ids are remembered, at least a day.")
     events_kept: int = Field(10_000, ge=1, description="Events kept in the outbox while nothing takes them away.")
 
+    search_limit_max: int = Field(1_000, ge=1, le=10_000, description="Neighbours in one answer of a search.")
     undelete_s: int = Field(86_400, ge=0, description="How long a deleted memory can be undeleted.")
 
     # ---- ρ
@@ -262,6 +263,7 @@ class Settings(BaseSettings):
             "payload_bytes_max",
             "json_depth_max",
             "vector_dimension_max",
+            "search_limit_max",
             "undelete_s",
             "watch_streams_max",
             "deadline_max_ms",

@@ -10,6 +10,7 @@ from sfm_grpc.metrics import CacheMetrics, StoreMetrics
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import CachedStore, Store
 from sfm_grpc.storage.sqlite import SqliteStore
+from sfm_grpc.storage.vectors.contract import VectorIndex
 
 if TYPE_CHECKING:
     from sfm_grpc.storage.postgres import PostgresOptions
@@ -46,6 +47,13 @@ def build_cache(settings: Settings, store: Store, metrics: CacheMetrics) -> Redi
         settle_s=settings.redis_settle_s,
     )
     return RedisCache(options, lambda: store.identity, metrics)
+
+
+def build_index(settings: Settings) -> VectorIndex:
+    """The vector index, not yet open: the embedded engine in the data directory."""
+    from sfm_grpc.storage.vectors.edge import EdgeIndex
+
+    return EdgeIndex(settings.data_dir.absolute() / "vectors")
 
 
 def is_cached(store: Store) -> TypeGuard[CachedStore]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ UNHURRIED = {"listen": "127.0.0.1:0", "http_listen": "", "shed_wait_ms": 60_000}
 
 def settings_for(**overrides: object) -> Settings:
     """A server on free ports of this machine, without an HTTP port unless one is asked for."""
-    elsewhere: dict[str, object] = {}
+    elsewhere: dict[str, object] = {"data_dir": _somewhere()}
     if "data_dir" in overrides:
         elsewhere["data_dir"] = Path(str(overrides.pop("data_dir")))
     for name in _URLS & overrides.keys():
@@ -40,6 +42,15 @@ def store_of(settings: Settings) -> dict[str, object]:
     """Where the store is, for another server on the same one."""
     urls = {name: url.get_secret_value() for name in sorted(_URLS) if (url := getattr(settings, name))}
     return {"data_dir": settings.data_dir} | urls
+
+
+_PLACES = tempfile.TemporaryDirectory(prefix="sfm-test-")
+_NUMBERS = itertools.count()
+
+
+def _somewhere() -> Path:
+    """A directory that nobody else has, which is there once it is used: beside a Postgres, a server keeps its index there."""
+    return Path(_PLACES.name) / str(next(_NUMBERS))
 
 
 @functools.cache

@@ -22,67 +22,74 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sfm.v1 import memory_pb2 as sfm_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sfm/v1/memory_store.proto\x12\x06sfm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13sfm/v1/memory.proto\"\x92\x02\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\"\n\x08\x64istance\x18\x03 \x01(\x0e\x32\x10.sfm.v1.Distance\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x10\n\x08memories\x18\x05 \x01(\x03\x12\x0f\n\x07vectors\x18\x06 \x01(\x03\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x03\x12\x12\n\ntombstones\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x16\x43reateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\"\n\x08\x64istance\x18\x03 \x01(\x0e\x32\x10.sfm.v1.Distance\"P\n\x17\x43reateNamespaceResponse\x12$\n\tnamespace\x18\x01 \x01(\x0b\x32\x11.sfm.v1.Namespace\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"<\n\x14GetNamespaceResponse\x12$\n\tnamespace\x18\x01 \x01(\x0b\x32\x11.sfm.v1.Namespace\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x16ListNamespacesResponse\x12%\n\nnamespaces\x18\x01 \x03(\x0b\x32\x11.sfm.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x10PutMemoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1e\n\x03put\x18\x02 \x01(\x0b\x32\x11.sfm.v1.MemoryPut\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"M\n\x11PutMemoryResponse\x12&\n\x07receipt\x18\x01 \x01(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"x\n\x17\x42\x61tchPutMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1f\n\x04puts\x18\x02 \x03(\x0b\x32\x11.sfm.v1.MemoryPut\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"U\n\x18\x42\x61tchPutMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"G\n\x10GetMemoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0bwith_vector\x18\x03 \x01(\x08\"3\n\x11GetMemoryResponse\x12\x1e\n\x06memory\x18\x01 \x01(\x0b\x32\x0e.sfm.v1.Memory\"P\n\x17\x42\x61tchGetMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x14\n\x0cwith_vectors\x18\x03 \x01(\x08\"M\n\x18\x42\x61tchGetMemoriesResponse\x12 \n\x08memories\x18\x01 \x03(\x0b\x32\x0e.sfm.v1.Memory\x12\x0f\n\x07missing\x18\x02 \x03(\t\"\x8a\x01\n\x13\x44\x65leteMemoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x18\n\x0bif_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x42\x0e\n\x0c_if_revision\"P\n\x14\x44\x65leteMemoryResponse\x12&\n\x07receipt\x18\x01 \x01(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"h\n\x1a\x42\x61tchDeleteMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"X\n\x1b\x42\x61tchDeleteMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"e\n\x17UndeleteMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"U\n\x18UndeleteMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"b\n\x14PurgeMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"R\n\x15PurgeMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xdd\x01\n\x13ListMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.sfm.v1.MemoryFilter\x12\"\n\x05order\x18\x03 \x01(\x0e\x32\x13.sfm.v1.MemoryOrder\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x14\n\x0cwith_vectors\x18\x07 \x01(\x08\x12\x18\n\x10without_payloads\x18\x08 \x01(\x08\"Q\n\x14ListMemoriesResponse\x12 \n\x08memories\x18\x01 \x03(\x0b\x32\x0e.sfm.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xca\x07\n\x0bMemoryStore\x12R\n\x0f\x43reateNamespace\x12\x1e.sfm.v1.CreateNamespaceRequest\x1a\x1f.sfm.v1.CreateNamespaceResponse\x12I\n\x0cGetNamespace\x12\x1b.sfm.v1.GetNamespaceRequest\x1a\x1c.sfm.v1.GetNamespaceResponse\x12O\n\x0eListNamespaces\x12\x1d.sfm.v1.ListNamespacesRequest\x1a\x1e.sfm.v1.ListNamespacesResponse\x12@\n\tPutMemory\x12\x18.sfm.v1.PutMemoryRequest\x1a\x19.sfm.v1.PutMemoryResponse\x12U\n\x10\x42\x61tchPutMemories\x12\x1f.sfm.v1.BatchPutMemoriesRequest\x1a .sfm.v1.BatchPutMemoriesResponse\x12@\n\tGetMemory\x12\x18.sfm.v1.GetMemoryRequest\x1a\x19.sfm.v1.GetMemoryResponse\x12U\n\x10\x42\x61tchGetMemories\x12\x1f.sfm.v1.BatchGetMemoriesRequest\x1a .sfm.v1.BatchGetMemoriesResponse\x12I\n\x0c\x44\x65leteMemory\x12\x1b.sfm.v1.DeleteMemoryRequest\x1a\x1c.sfm.v1.DeleteMemoryResponse\x12^\n\x13\x42\x61tchDeleteMemories\x12\".sfm.v1.BatchDeleteMemoriesRequest\x1a#.sfm.v1.BatchDeleteMemoriesResponse\x12U\n\x10UndeleteMemories\x12\x1f.sfm.v1.UndeleteMemoriesRequest\x1a .sfm.v1.UndeleteMemoriesResponse\x12L\n\rPurgeMemories\x12\x1c.sfm.v1.PurgeMemoriesRequest\x1a\x1d.sfm.v1.PurgeMemoriesResponse\x12I\n\x0cListMemories\x12\x1b.sfm.v1.ListMemoriesRequest\x1a\x1c.sfm.v1.ListMemoriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sfm/v1/memory_store.proto\x12\x06sfm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13sfm/v1/memory.proto\"\x92\x02\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\"\n\x08\x64istance\x18\x03 \x01(\x0e\x32\x10.sfm.v1.Distance\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x10\n\x08memories\x18\x05 \x01(\x03\x12\x0f\n\x07vectors\x18\x06 \x01(\x03\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x03\x12\x12\n\ntombstones\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x16\x43reateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\"\n\x08\x64istance\x18\x03 \x01(\x0e\x32\x10.sfm.v1.Distance\"P\n\x17\x43reateNamespaceResponse\x12$\n\tnamespace\x18\x01 \x01(\x0b\x32\x11.sfm.v1.Namespace\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"<\n\x14GetNamespaceResponse\x12$\n\tnamespace\x18\x01 \x01(\x0b\x32\x11.sfm.v1.Namespace\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x16ListNamespacesResponse\x12%\n\nnamespaces\x18\x01 \x03(\x0b\x32\x11.sfm.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x10PutMemoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1e\n\x03put\x18\x02 \x01(\x0b\x32\x11.sfm.v1.MemoryPut\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12/\n\x0cwait_indexed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x11PutMemoryResponse\x12&\n\x07receipt\x18\x01 \x01(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12\x0f\n\x07indexed\x18\x03 \x01(\x08\"\xa9\x01\n\x17\x42\x61tchPutMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1f\n\x04puts\x18\x02 \x03(\x0b\x32\x11.sfm.v1.MemoryPut\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12/\n\x0cwait_indexed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x18\x42\x61tchPutMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12\x0f\n\x07indexed\x18\x03 \x01(\x08\"G\n\x10GetMemoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0bwith_vector\x18\x03 \x01(\x08\"3\n\x11GetMemoryResponse\x12\x1e\n\x06memory\x18\x01 \x01(\x0b\x32\x0e.sfm.v1.Memory\"P\n\x17\x42\x61tchGetMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x14\n\x0cwith_vectors\x18\x03 \x01(\x08\"M\n\x18\x42\x61tchGetMemoriesResponse\x12 \n\x08memories\x18\x01 \x03(\x0b\x32\x0e.sfm.v1.Memory\x12\x0f\n\x07missing\x18\x02 \x03(\t\"\x8a\x01\n\x13\x44\x65leteMemoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x18\n\x0bif_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x42\x0e\n\x0c_if_revision\"P\n\x14\x44\x65leteMemoryResponse\x12&\n\x07receipt\x18\x01 \x01(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"h\n\x1a\x42\x61tchDeleteMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"X\n\x1b\x42\x61tchDeleteMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"e\n\x17UndeleteMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"U\n\x18UndeleteMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"b\n\x14PurgeMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"R\n\x15PurgeMemoriesResponse\x12\'\n\x08receipts\x18\x01 \x03(\x0b\x32\x15.sfm.v1.MemoryReceipt\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xdd\x01\n\x13ListMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.sfm.v1.MemoryFilter\x12\"\n\x05order\x18\x03 \x01(\x0e\x32\x13.sfm.v1.MemoryOrder\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x14\n\x0cwith_vectors\x18\x07 \x01(\x08\x12\x18\n\x10without_payloads\x18\x08 \x01(\x08\"Q\n\x14ListMemoriesResponse\x12 \n\x08memories\x18\x01 \x03(\x0b\x32\x0e.sfm.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x15SearchMemoriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1e\n\x06vector\x18\x02 \x01(\x0b\x32\x0e.sfm.v1.Vector\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.sfm.v1.MemoryFilter\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x14\n\x0cwith_vectors\x18\x05 \x01(\x08\":\n\tNeighbour\x12\x1e\n\x06memory\x18\x01 \x01(\x0b\x32\x0e.sfm.v1.Memory\x12\r\n\x05score\x18\x02 \x01(\x01\"r\n\x16SearchMemoriesResponse\x12%\n\nneighbours\x18\x01 \x03(\x0b\x32\x11.sfm.v1.Neighbour\x12\x18\n\x10indexed_revision\x18\x02 \x01(\x03\x12\x17\n\x0fnewest_revision\x18\x03 \x01(\x03\x32\x9b\x08\n\x0bMemoryStore\x12R\n\x0f\x43reateNamespace\x12\x1e.sfm.v1.CreateNamespaceRequest\x1a\x1f.sfm.v1.CreateNamespaceResponse\x12I\n\x0cGetNamespace\x12\x1b.sfm.v1.GetNamespaceRequest\x1a\x1c.sfm.v1.GetNamespaceResponse\x12O\n\x0eListNamespaces\x12\x1d.sfm.v1.ListNamespacesRequest\x1a\x1e.sfm.v1.ListNamespacesResponse\x12@\n\tPutMemory\x12\x18.sfm.v1.PutMemoryRequest\x1a\x19.sfm.v1.PutMemoryResponse\x12U\n\x10\x42\x61tchPutMemories\x12\x1f.sfm.v1.BatchPutMemoriesRequest\x1a .sfm.v1.BatchPutMemoriesResponse\x12@\n\tGetMemory\x12\x18.sfm.v1.GetMemoryRequest\x1a\x19.sfm.v1.GetMemoryResponse\x12U\n\x10\x42\x61tchGetMemories\x12\x1f.sfm.v1.BatchGetMemoriesRequest\x1a .sfm.v1.BatchGetMemoriesResponse\x12I\n\x0c\x44\x65leteMemory\x12\x1b.sfm.v1.DeleteMemoryRequest\x1a\x1c.sfm.v1.DeleteMemoryResponse\x12^\n\x13\x42\x61tchDeleteMemories\x12\".sfm.v1.BatchDeleteMemoriesRequest\x1a#.sfm.v1.BatchDeleteMemoriesResponse\x12U\n\x10UndeleteMemories\x12\x1f.sfm.v1.UndeleteMemoriesRequest\x1a .sfm.v1.UndeleteMemoriesResponse\x12L\n\rPurgeMemories\x12\x1c.sfm.v1.PurgeMemoriesRequest\x1a\x1d.sfm.v1.PurgeMemoriesResponse\x12I\n\x0cListMemories\x12\x1b.sfm.v1.ListMemoriesRequest\x1a\x1c.sfm.v1.ListMemoriesResponse\x12O\n\x0eSearchMemories\x12\x1d.sfm.v1.SearchMemoriesRequest\x1a\x1e.sfm.v1.SearchMemoriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sfm.v1.memory_store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NAMESPACE']._serialized_start=92
-  _globals['_NAMESPACE']._serialized_end=366
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=368
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=466
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=468
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=548
-  _globals['_GETNAMESPACEREQUEST']._serialized_start=550
-  _globals['_GETNAMESPACEREQUEST']._serialized_end=590
-  _globals['_GETNAMESPACERESPONSE']._serialized_start=592
-  _globals['_GETNAMESPACERESPONSE']._serialized_end=652
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=654
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=716
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=718
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=806
-  _globals['_PUTMEMORYREQUEST']._serialized_start=808
-  _globals['_PUTMEMORYREQUEST']._serialized_end=920
-  _globals['_PUTMEMORYRESPONSE']._serialized_start=922
-  _globals['_PUTMEMORYRESPONSE']._serialized_end=999
-  _globals['_BATCHPUTMEMORIESREQUEST']._serialized_start=1001
-  _globals['_BATCHPUTMEMORIESREQUEST']._serialized_end=1121
-  _globals['_BATCHPUTMEMORIESRESPONSE']._serialized_start=1123
-  _globals['_BATCHPUTMEMORIESRESPONSE']._serialized_end=1208
-  _globals['_GETMEMORYREQUEST']._serialized_start=1210
-  _globals['_GETMEMORYREQUEST']._serialized_end=1281
-  _globals['_GETMEMORYRESPONSE']._serialized_start=1283
-  _globals['_GETMEMORYRESPONSE']._serialized_end=1334
-  _globals['_BATCHGETMEMORIESREQUEST']._serialized_start=1336
-  _globals['_BATCHGETMEMORIESREQUEST']._serialized_end=1416
-  _globals['_BATCHGETMEMORIESRESPONSE']._serialized_start=1418
-  _globals['_BATCHGETMEMORIESRESPONSE']._serialized_end=1495
-  _globals['_DELETEMEMORYREQUEST']._serialized_start=1498
-  _globals['_DELETEMEMORYREQUEST']._serialized_end=1636
-  _globals['_DELETEMEMORYRESPONSE']._serialized_start=1638
-  _globals['_DELETEMEMORYRESPONSE']._serialized_end=1718
-  _globals['_BATCHDELETEMEMORIESREQUEST']._serialized_start=1720
-  _globals['_BATCHDELETEMEMORIESREQUEST']._serialized_end=1824
-  _globals['_BATCHDELETEMEMORIESRESPONSE']._serialized_start=1826
-  _globals['_BATCHDELETEMEMORIESRESPONSE']._serialized_end=1914
-  _globals['_UNDELETEMEMORIESREQUEST']._serialized_start=1916
-  _globals['_UNDELETEMEMORIESREQUEST']._serialized_end=2017
-  _globals['_UNDELETEMEMORIESRESPONSE']._serialized_start=2019
-  _globals['_UNDELETEMEMORIESRESPONSE']._serialized_end=2104
-  _globals['_PURGEMEMORIESREQUEST']._serialized_start=2106
-  _globals['_PURGEMEMORIESREQUEST']._serialized_end=2204
-  _globals['_PURGEMEMORIESRESPONSE']._serialized_start=2206
-  _globals['_PURGEMEMORIESRESPONSE']._serialized_end=2288
-  _globals['_LISTMEMORIESREQUEST']._serialized_start=2291
-  _globals['_LISTMEMORIESREQUEST']._serialized_end=2512
-  _globals['_LISTMEMORIESRESPONSE']._serialized_start=2514
-  _globals['_LISTMEMORIESRESPONSE']._serialized_end=2595
-  _globals['_MEMORYSTORE']._serialized_start=2598
-  _globals['_MEMORYSTORE']._serialized_end=3568
+  _globals['_NAMESPACE']._serialized_start=124
+  _globals['_NAMESPACE']._serialized_end=398
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=400
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=498
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=500
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=580
+  _globals['_GETNAMESPACEREQUEST']._serialized_start=582
+  _globals['_GETNAMESPACEREQUEST']._serialized_end=622
+  _globals['_GETNAMESPACERESPONSE']._serialized_start=624
+  _globals['_GETNAMESPACERESPONSE']._serialized_end=684
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=686
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=748
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=750
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=838
+  _globals['_PUTMEMORYREQUEST']._serialized_start=841
+  _globals['_PUTMEMORYREQUEST']._serialized_end=1002
+  _globals['_PUTMEMORYRESPONSE']._serialized_start=1004
+  _globals['_PUTMEMORYRESPONSE']._serialized_end=1098
+  _globals['_BATCHPUTMEMORIESREQUEST']._serialized_start=1101
+  _globals['_BATCHPUTMEMORIESREQUEST']._serialized_end=1270
+  _globals['_BATCHPUTMEMORIESRESPONSE']._serialized_start=1272
+  _globals['_BATCHPUTMEMORIESRESPONSE']._serialized_end=1374
+  _globals['_GETMEMORYREQUEST']._serialized_start=1376
+  _globals['_GETMEMORYREQUEST']._serialized_end=1447
+  _globals['_GETMEMORYRESPONSE']._serialized_start=1449
+  _globals['_GETMEMORYRESPONSE']._serialized_end=1500
+  _globals['_BATCHGETMEMORIESREQUEST']._serialized_start=1502
+  _globals['_BATCHGETMEMORIESREQUEST']._serialized_end=1582
+  _globals['_BATCHGETMEMORIESRESPONSE']._serialized_start=1584
+  _globals['_BATCHGETMEMORIESRESPONSE']._serialized_end=1661
+  _globals['_DELETEMEMORYREQUEST']._serialized_start=1664
+  _globals['_DELETEMEMORYREQUEST']._serialized_end=1802
+  _globals['_DELETEMEMORYRESPONSE']._serialized_start=1804
+  _globals['_DELETEMEMORYRESPONSE']._serialized_end=1884
+  _globals['_BATCHDELETEMEMORIESREQUEST']._serialized_start=1886
+  _globals['_BATCHDELETEMEMORIESREQUEST']._serialized_end=1990
+  _globals['_BATCHDELETEMEMORIESRESPONSE']._serialized_start=1992
+  _globals['_BATCHDELETEMEMORIESRESPONSE']._serialized_end=2080
+  _globals['_UNDELETEMEMORIESREQUEST']._serialized_start=2082
+  _globals['_UNDELETEMEMORIESREQUEST']._serialized_end=2183
+  _globals['_UNDELETEMEMORIESRESPONSE']._serialized_start=2185
+  _globals['_UNDELETEMEMORIESRESPONSE']._serialized_end=2270
+  _globals['_PURGEMEMORIESREQUEST']._serialized_start=2272
+  _globals['_PURGEMEMORIESREQUEST']._serialized_end=2370
+  _globals['_PURGEMEMORIESRESPONSE']._serialized_start=2372
+  _globals['_PURGEMEMORIESRESPONSE']._serialized_end=2454
+  _globals['_LISTMEMORIESREQUEST']._serialized_start=2457
+  _globals['_LISTMEMORIESREQUEST']._serialized_end=2678
+  _globals['_LISTMEMORIESRESPONSE']._serialized_start=2680
+  _globals['_LISTMEMORIESRESPONSE']._serialized_end=2761
+  _globals['_SEARCHMEMORIESREQUEST']._serialized_start=2764
+  _globals['_SEARCHMEMORIESREQUEST']._serialized_end=2913
+  _globals['_NEIGHBOUR']._serialized_start=2915
+  _globals['_NEIGHBOUR']._serialized_end=2973
+  _globals['_SEARCHMEMORIESRESPONSE']._serialized_start=2975
+  _globals['_SEARCHMEMORIESRESPONSE']._serialized_end=3089
+  _globals['_MEMORYSTORE']._serialized_start=3092
+  _globals['_MEMORYSTORE']._serialized_end=4143
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -250,6 +251,7 @@ class PutMemoryRequest(_message.Message):
     PUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    WAIT_INDEXED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; its first write creates it."""
     request_id: _builtins.str
@@ -262,6 +264,10 @@ class PutMemoryRequest(_message.Message):
     def put(self) -> _memory_pb2.MemoryPut:
         """The memory, and what must be so."""
 
+    @_builtins.property
+    def wait_indexed(self) -> _duration_pb2.Duration:
+        """Wait at most so long until a search can find it; `indexed` says whether it can. Unset: do not wait."""
+
     def __init__(
         self,
         *,
@@ -269,10 +275,11 @@ class PutMemoryRequest(_message.Message):
         put: _memory_pb2.MemoryPut | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        wait_indexed: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["put", b"put"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["put", b"put", "wait_indexed", b"wait_indexed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "put", b"put", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "put", b"put", "request_id", b"request_id", "validate_only", b"validate_only", "wait_indexed", b"wait_indexed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,8 +293,11 @@ class PutMemoryResponse(_message.Message):
 
     RECEIPT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    INDEXED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """This is the first answer again: the request id had been used with the same content."""
+    indexed: _builtins.bool
+    """Where `wait_indexed` was set: the index has this write."""
     @_builtins.property
     def receipt(self) -> _memory_pb2.MemoryReceipt:
         """What became of it."""
@@ -297,10 +307,11 @@ class PutMemoryResponse(_message.Message):
         *,
         receipt: _memory_pb2.MemoryReceipt | None = ...,
         replayed: _builtins.bool = ...,
+        indexed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed", b"indexed", "receipt", b"receipt", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +327,7 @@ class BatchPutMemoriesRequest(_message.Message):
     PUTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    WAIT_INDEXED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; its first write creates it."""
     request_id: _builtins.str
@@ -326,6 +338,10 @@ class BatchPutMemoriesRequest(_message.Message):
     def puts(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.MemoryPut]:
         """The memories, each key once, at most `batch_max`."""
 
+    @_builtins.property
+    def wait_indexed(self) -> _duration_pb2.Duration:
+        """As in PutMemory."""
+
     def __init__(
         self,
         *,
@@ -333,10 +349,11 @@ class BatchPutMemoriesRequest(_message.Message):
         puts: _abc.Iterable[_memory_pb2.MemoryPut] | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        wait_indexed: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait_indexed", b"wait_indexed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "puts", b"puts", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "puts", b"puts", "request_id", b"request_id", "validate_only", b"validate_only", "wait_indexed", b"wait_indexed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,8 +367,11 @@ class BatchPutMemoriesResponse(_message.Message):
 
     RECEIPTS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    INDEXED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """This is the first answer again."""
+    indexed: _builtins.bool
+    """Where `wait_indexed` was set: the index has all of this write."""
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.MemoryReceipt]:
         """One for each, in the request's order."""
@@ -361,10 +381,11 @@ class BatchPutMemoriesResponse(_message.Message):
         *,
         receipts: _abc.Iterable[_memory_pb2.MemoryReceipt] | None = ...,
         replayed: _builtins.bool = ...,
+        indexed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipts", b"receipts", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed", b"indexed", "receipts", b"receipts", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -825,3 +846,105 @@ class ListMemoriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMemoriesResponse: _TypeAlias = ListMemoriesResponse  # noqa: Y015
+
+@_typing.final
+class SearchMemoriesRequest(_message.Message):
+    """Request of SearchMemories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WITH_VECTORS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    limit: _builtins.int
+    """At most this many, 1 to `search_limit_max`; 0: 10."""
+    with_vectors: _builtins.bool
+    """The vectors, too."""
+    @_builtins.property
+    def vector(self) -> _memory_pb2.Vector:
+        """What to be near to; as many numbers as the vectors of the namespace have."""
+
+    @_builtins.property
+    def filter(self) -> _memory_pb2.MemoryFilter:
+        """Among which; all when unset."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        vector: _memory_pb2.Vector | None = ...,
+        filter: _memory_pb2.MemoryFilter | None = ...,
+        limit: _builtins.int = ...,
+        with_vectors: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "namespace", b"namespace", "vector", b"vector", "with_vectors", b"with_vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchMemoriesRequest: _TypeAlias = SearchMemoriesRequest  # noqa: Y015
+
+@_typing.final
+class Neighbour(_message.Message):
+    """A memory that was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """What the namespace's distance says: the cosine, the inner product, or the length of the difference."""
+    @_builtins.property
+    def memory(self) -> _memory_pb2.Memory:
+        """The memory, as it is."""
+
+    def __init__(
+        self,
+        *,
+        memory: _memory_pb2.Memory | None = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbour: _TypeAlias = Neighbour  # noqa: Y015
+
+@_typing.final
+class SearchMemoriesResponse(_message.Message):
+    """Response of SearchMemories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    INDEXED_REVISION_FIELD_NUMBER: _builtins.int
+    NEWEST_REVISION_FIELD_NUMBER: _builtins.int
+    indexed_revision: _builtins.int
+    """The index had every write up to this revision."""
+    newest_revision: _builtins.int
+    """The namespace was at this revision."""
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Nearest first. None that is deleted, has expired, or was written since it was indexed."""
+
+    def __init__(
+        self,
+        *,
+        neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
+        indexed_revision: _builtins.int = ...,
+        newest_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed_revision", b"indexed_revision", "neighbours", b"neighbours", "newest_revision", b"newest_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchMemoriesResponse: _TypeAlias = SearchMemoriesResponse  # noqa: Y015

@@ -96,6 +96,11 @@ class MemoryStoreStub(object):
                 request_serializer=sfm_dot_v1_dot_memory__store__pb2.ListMemoriesRequest.SerializeToString,
                 response_deserializer=sfm_dot_v1_dot_memory__store__pb2.ListMemoriesResponse.FromString,
                 _registered_method=True)
+        self.SearchMemories = channel.unary_unary(
+                '/sfm.v1.MemoryStore/SearchMemories',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryStoreServicer(object):
@@ -187,6 +192,13 @@ class MemoryStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchMemories(self, request, context):
+        """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -249,6 +261,11 @@ def add_MemoryStoreServicer_to_server(servicer, server):
                     servicer.ListMemories,
                     request_deserializer=sfm_dot_v1_dot_memory__store__pb2.ListMemoriesRequest.FromString,
                     response_serializer=sfm_dot_v1_dot_memory__store__pb2.ListMemoriesResponse.SerializeToString,
+            ),
+            'SearchMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMemories,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +594,33 @@ class MemoryStore(object):
             '/sfm.v1.MemoryStore/ListMemories',
             sfm_dot_v1_dot_memory__store__pb2.ListMemoriesRequest.SerializeToString,
             sfm_dot_v1_dot_memory__store__pb2.ListMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/SearchMemories',
+            sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,8 @@ class MemoryStoreStub:
     """Deletes memories for good, living or deleted: nothing of them is kept."""
     ListMemories: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.ListMemoriesRequest, _memory_store_pb2.ListMemoriesResponse]
     """Lists memories."""
+    SearchMemories: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.SearchMemoriesRequest, _memory_store_pb2.SearchMemoriesResponse]
+    """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far."""
 
 @_typing.type_check_only
 class MemoryStoreAsyncStub(MemoryStoreStub):
@@ -91,6 +93,8 @@ class MemoryStoreAsyncStub(MemoryStoreStub):
     """Deletes memories for good, living or deleted: nothing of them is kept."""
     ListMemories: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.ListMemoriesRequest, _memory_store_pb2.ListMemoriesResponse]  # type: ignore[assignment]
     """Lists memories."""
+    SearchMemories: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.SearchMemoriesRequest, _memory_store_pb2.SearchMemoriesResponse]  # type: ignore[assignment]
+    """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far."""
 
 class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
     """The memories of each namespace: JSON payloads under keys, with types, times, importance, coordinates and vectors. The tenant is the
@@ -192,5 +196,13 @@ class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_store_pb2.ListMemoriesResponse, _abc.Awaitable[_memory_store_pb2.ListMemoriesResponse]]:
         """Lists memories."""
+
+    @_abc_1.abstractmethod
+    def SearchMemories(
+        self,
+        request: _memory_store_pb2.SearchMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_store_pb2.SearchMemoriesResponse, _abc.Awaitable[_memory_store_pb2.SearchMemoriesResponse]]:
+        """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far."""
 
 def add_MemoryStoreServicer_to_server(servicer: MemoryStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

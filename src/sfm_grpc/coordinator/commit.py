@@ -22,7 +22,12 @@ class CommitPath:
         self._store = store
         self._fences = fences
         self._listeners: list[Listener] = []
+        self._writes_heard: list[Callable[[], None]] = []
         self._under_way: set[asyncio.Task[CommitResult]] = set()
+
+    def on_written(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after each write of memories. It must not wait nor raise."""
+        self._writes_heard.append(listener)
 
     def on_committed(self, listener: Listener) -> None:
         """Calls `listener` with each version that was made, before the caller is answered. It must not wait nor raise."""
@@ -64,6 +69,9 @@ class CommitPath:
         if result.version is not None:
             for listener in self._listeners:
                 listener(transaction.scope, result.version, transaction)
+        if result.memories and not result.replayed:
+            for heard in self._writes_heard:
+                heard()
 
     def _done(self, task: asyncio.Task[CommitResult]) -> None:
         self._under_way.discard(task)

@@ -177,7 +177,7 @@ class MemoryCoordinator:
     async def page(self, asked: Listing) -> tuple[Sequence[Memory], str]:
         """A page, and the token of the next. Raises InvalidRequest, LimitExceeded, NotFound (namespace), StoreUnavailable."""
         names.check_name(asked.scope.namespace, "namespace")
-        self._check_filter(asked.chosen)
+        check_filter(asked.chosen)
         size = self._page_size(asked.page_size)
         query = MemoryQuery(
             chosen=asked.chosen,
@@ -237,28 +237,30 @@ class MemoryCoordinator:
         fields = [f"keys[{place}]" for place in range(len(keys))]
         sent_memories.check_keys(keys, fields, "keys", self._rules.bounds.batch_max)
 
-    def _check_filter(self, chosen: MemoryFilter) -> None:
-        if chosen.key_prefix:
-            names.check_name(chosen.key_prefix, "filter.key_prefix")
-        if len(chosen.box) > COORDINATES_MAX:
-            raise LimitExceeded(limit="coordinates_max", value=len(chosen.box), maximum=COORDINATES_MAX, field="filter.box")
-        if len(chosen.memory_types) > _TYPES_MAX:
-            raise LimitExceeded(
-                limit="filter_types_max", value=len(chosen.memory_types), maximum=_TYPES_MAX, field="filter.memory_types"
-            )
-        ranges = {"importance": chosen.importance, "create_time": chosen.create_time_us, "update_time": chosen.update_time_us}
-        ranges |= {f"box[{place}]": between for place, between in enumerate(chosen.box)}
-        for name, between in ranges.items():
-            if between.low is not None and between.high is not None and not between.low <= between.high:
-                raise InvalidRequest(
-                    field=f"filter.{name}", problem=f"goes from {between.low:g} to {between.high:g}: nothing is in it"
-                )
-
     def _page_size(self, size: int) -> int:
         limit = self._rules.page_size_max
         if not 0 <= size <= limit:
             raise InvalidRequest(field="page_size", problem=f"is {size}; it must be 1 to {limit}, or 0 for {PAGE_SIZE_DEFAULT}")
         return size or min(PAGE_SIZE_DEFAULT, limit)
+
+
+def check_filter(chosen: MemoryFilter) -> None:
+    """Raises InvalidRequest, LimitExceeded."""
+    if chosen.key_prefix:
+        names.check_name(chosen.key_prefix, "filter.key_prefix")
+    if len(chosen.box) > COORDINATES_MAX:
+        raise LimitExceeded(limit="coordinates_max", value=len(chosen.box), maximum=COORDINATES_MAX, field="filter.box")
+    if len(chosen.memory_types) > _TYPES_MAX:
+        raise LimitExceeded(
+            limit="filter_types_max", value=len(chosen.memory_types), maximum=_TYPES_MAX, field="filter.memory_types"
+        )
+    ranges = {"importance": chosen.importance, "create_time": chosen.create_time_us, "update_time": chosen.update_time_us}
+    ranges |= {f"box[{place}]": between for place, between in enumerate(chosen.box)}
+    for name, between in ranges.items():
+        if between.low is not None and between.high is not None and not between.low <= between.high:
+            raise InvalidRequest(
+                field=f"filter.{name}", problem=f"goes from {between.low:g} to {between.high:g}: nothing is in it"
+            )
 
 
 # A page token is opaque: which list it continues, and after what. Another list, or the same asked otherwise, does not take it.

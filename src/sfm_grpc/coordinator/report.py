@@ -59,11 +59,11 @@ class Truth:
         windows: dict[str, LatencyWindow],
         *,
         latency_bound_s: float,
-        cache: Callable[[], Component] | None,
+        parts: Sequence[Callable[[], Component]],
     ) -> None:
-        """`cache`: how the one before the store is, where there is one."""
+        """`parts`: how others are on which this server stands."""
         self._store = store
-        self._cache = cache
+        self._parts = parts
         self._rho = rho
         self._reads = reads
         self._windows = windows
@@ -85,7 +85,7 @@ class Truth:
             degraded=self._reads.degraded,
             rho=rho,
             shown=rho.worst if scope is None else [state] if state else [],
-            components=(self._store.component, self._verification(), *([self._cache()] if self._cache else [])),
+            components=(self._store.component, self._verification(), *(part() for part in self._parts)),
             latencies=[self._latency(name, window) for name, window in self._windows.items()],
             start_time_us=self._start_time_us,
             verifications=self._rho.verifications,

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sfm.v1 import memory_pb2, memory_store_pb2
 
 from sfm_grpc.coordinator.memories import Listing
+from sfm_grpc.coordinator.search import Neighbours, SearchQuery
 from sfm_grpc.coordinator.sent_memories import SentMemory
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.model import Between, Buffer, DeleteMemory, Distance, Memory, MemoryFilter, MemoryOrder, MemoryReceipt, Scope, Space
@@ -133,6 +134,27 @@ def _duration_us(duration: Duration) -> int:
     return duration.seconds * 1_000_000 + int(duration.nanos / 1000)
 
 
+def wait_of(request: memory_store_pb2.PutMemoryRequest | memory_store_pb2.BatchPutMemoriesRequest) -> float | None:
+    """How long to wait for the index, in seconds; None: not at all. Raises InvalidRequest."""
+    if not request.HasField("wait_indexed"):
+        return None
+    wait_us = _duration_us(request.wait_indexed)
+    if wait_us < 0:
+        raise InvalidRequest(field="wait_indexed", problem=f"is {wait_us / 1e6:g} s; it must be 0 or more")
+    return wait_us / 1e6
+
+
+def search(request: memory_store_pb2.SearchMemoriesRequest, scope: Scope) -> SearchQuery:
+    """What is looked for. Raises InvalidRequest."""
+    return SearchQuery(
+        scope=scope,
+        vector=vector_of(request.vector, "vector"),
+        chosen=memory_filter(request.filter, "filter"),
+        limit=request.limit,
+        vectors=request.with_vectors,
+    )
+
+
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +181,15 @@ def memory(m: Memory) -> memory_pb2.Memory:
 def memories(found: Iterable[Memory]) -> list[memory_pb2.Memory]:
     """Memories."""
     return [memory(m) for m in found]
+
+
+def neighbours(found: Neighbours) -> memory_store_pb2.SearchMemoriesResponse:
+    """The answer to a search."""
+    return memory_store_pb2.SearchMemoriesResponse(
+        neighbours=[memory_store_pb2.Neighbour(memory=memory(m), score=score) for m, score in found.found],
+        indexed_revision=found.indexed_revision,
+        newest_revision=found.newest_revision,
+    )
 
 
 def receipts(told: Iterable[MemoryReceipt]) -> list[memory_pb2.MemoryReceipt]:

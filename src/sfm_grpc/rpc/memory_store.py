@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from sfm.v1 import memory_store_pb2
@@ -18,15 +19,20 @@ from sfm.v1.memory_store_pb2 import (
     ListNamespacesResponse,
     PurgeMemoriesResponse,
     PutMemoryResponse,
+    SearchMemoriesResponse,
     UndeleteMemoriesResponse,
 )
 
-from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryMutation
+from sfm_grpc.coordinator.indexing import Indexer
+from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryMutation, Written
+from sfm_grpc.coordinator.search import MemorySearch
 from sfm_grpc.rpc import convert, memory_convert
 from sfm_grpc.rpc.caller import Context, committer_of, scope_of
 
 # As many messages as are made between two turns of the event loop; more are made on a thread.
 _MESSAGES_AT_ONCE = 100
+# A put is answered so long before its deadline, indexed or not.
+_ANSWER_S = 0.05
 
 _Mutation = (
     memory_store_pb2.PutMemoryRequest
@@ -37,12 +43,24 @@ _Mutation = (
     | memory_store_pb2.PurgeMemoriesRequest
 )
 
+_Put = memory_store_pb2.PutMemoryRequest | memory_store_pb2.BatchPutMemoriesRequest
+
 
 class MemoryStoreServicer:
     """The RPCs of MemoryStore. What puts memories takes raw bytes, as its requests may be larger than others."""
 
-    def __init__(self, memories: MemoryCoordinator, *, deadline: Callable[[Context], float], batch_bytes_max: int) -> None:
+    def __init__(
+        self,
+        memories: MemoryCoordinator,
+        search: MemorySearch,
+        indexer: Indexer,
+        *,
+        deadline: Callable[[Context], float],
+        batch_bytes_max: int,
+    ) -> None:
         self._memories = memories
+        self._search = search
+        self._indexer = indexer
         self._deadline = deadline
         self._batch_bytes_max = batch_bytes_max
 
@@ -63,14 +81,26 @@ class MemoryStoreServicer:
         request = convert.parsed(memory_store_pb2.PutMemoryRequest, raw, self._batch_bytes_max, "batch_bytes_max")
         sent = memory_convert.sent([request.put], ["put"])
         done = await self._memories.put(self._mutation("PutMemory", request, context), sent)
-        return PutMemoryResponse(receipt=memory_convert.receipt(done.receipts[0]), replayed=done.replayed)
+        indexed = await self._indexed(request, done, context)
+        return PutMemoryResponse(receipt=memory_convert.receipt(done.receipts[0]), replayed=done.replayed, indexed=indexed)
 
     async def BatchPutMemories(self, raw: bytes, context: Context) -> BatchPutMemoriesResponse:  # noqa: N802
         """See memory_store.proto."""
         request = convert.parsed(memory_store_pb2.BatchPutMemoriesRequest, raw, self._batch_bytes_max, "batch_bytes_max")
         sent = memory_convert.sent(request.puts, [f"puts[{place}]" for place in range(len(request.puts))])
         done = await self._memories.put(self._mutation("BatchPutMemories", request, context), sent)
-        return BatchPutMemoriesResponse(receipts=memory_convert.receipts(done.receipts), replayed=done.replayed)
+        indexed = await self._indexed(request, done, context)
+        receipts = memory_convert.receipts(done.receipts)
+        return BatchPutMemoriesResponse(receipts=receipts, replayed=done.replayed, indexed=indexed)
+
+    async def _indexed(self, request: _Put, done: Written, context: Context) -> bool:
+        """Waits for the index where that was asked for; whether it has all that was written."""
+        wait_s = memory_convert.wait_of(request)
+        if wait_s is None or request.validate_only:
+            return False
+        until_s = min(self._deadline(context) - _ANSWER_S, time.monotonic() + wait_s)
+        newest = max(r.revision for r in done.receipts)
+        return await self._indexer.until_indexed(scope_of(context, request.namespace), newest, until_s)
 
     async def DeleteMemory(  # noqa: N802
         self, request: memory_store_pb2.DeleteMemoryRequest, context: Context
@@ -131,6 +161,13 @@ class MemoryStoreServicer:
         return await asyncio.to_thread(
             lambda: ListMemoriesResponse(memories=memory_convert.memories(found), next_page_token=token)
         )
+
+    async def SearchMemories(  # noqa: N802
+        self, request: memory_store_pb2.SearchMemoriesRequest, context: Context
+    ) -> SearchMemoriesResponse:
+        """See memory_store.proto."""
+        query = memory_convert.search(request, scope_of(context, request.namespace))
+        return memory_convert.neighbours(await self._search.search(query))
 
     # ---- namespaces
 

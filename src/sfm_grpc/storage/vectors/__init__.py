@@ -1,0 +1,1 @@
+"""Vector indexes: projections of what the canonical store holds, and never the truth."""
