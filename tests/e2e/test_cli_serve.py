@@ -151,6 +151,8 @@ def test_help_names_commands_and_exit_codes(tmp_path: Path) -> None:
 COMMANDS = [
     *(["serve"], ["migrate"], ["config"], ["status"], ["healthcheck"], ["verify-export"]),
     *(["rho", name] for name in ("log", "show", "get", "commit", "diff", "restore", "verify", "export")),
+    *(["memory", name] for name in ("put", "get", "list", "delete", "undelete", "purge")),
+    *(["namespace", name] for name in ("create", "list", "describe")),
 ]
 
 

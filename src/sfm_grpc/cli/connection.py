@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, ParamSpec
 
 import typer
 
-from sfm_grpc.cli.exits import CommandError
+from sfm_grpc.cli.exits import CommandError, Exit
 
 if TYPE_CHECKING:
     from sfm_grpc.client import Client, Tls
@@ -82,3 +83,15 @@ def connected(command: Callable[Concatenate[Connection, P], None]) -> Callable[P
     wrapper.__signature__ = signature  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return wrapper
+
+
+@contextmanager
+def repeatable(request_id: str, done: str) -> Iterator[None]:
+    """An error that leaves open whether the request was `done` says how to find out. Raises CommandError for it."""
+    from sfm_grpc.client import DeadlineExceeded, StoreUnavailable, Unreachable
+
+    try:
+        yield
+    except (Unreachable, StoreUnavailable, DeadlineExceeded) as error:
+        told = f"; to learn whether it was {done}, repeat it with --request-id {request_id}"
+        raise CommandError(str(error) + told, Exit.UNREACHABLE) from None

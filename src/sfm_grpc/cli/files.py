@@ -67,6 +67,19 @@ def _from_archive(path: Path, key: str) -> np.ndarray[Any, Any]:
     return array
 
 
+def read_vector(path: Path) -> np.ndarray[Any, Any]:
+    """The one-dimensional array of real numbers in a .npy file. Raises CommandError."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CommandError(f"{path} is not a file of numbers that numpy can read: {error}") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "fiu":
+        raise CommandError(f"{path} holds no vector: one dimension of real numbers is needed")
+    return array
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 

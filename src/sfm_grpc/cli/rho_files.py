@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfm_grpc.cli.connection import Connection, Json, connected
+from sfm_grpc.cli.connection import Connection, Json, connected, repeatable
 from sfm_grpc.cli.exits import CommandError, Exit
 from sfm_grpc.cli.rho_history import NamespaceName, OneVersion, matrix_words
 
@@ -171,15 +171,11 @@ def _expected(namespace: Namespace, said: str) -> int | Snapshot:
 
 def _send(namespace: Namespace, changes: dict[str, Any], **options: Any) -> Commit:
     """Commits; an error whose outcome is unknown says how to find out."""
-    from sfm_grpc.client import DeadlineExceeded, StoreUnavailable, Unreachable
     from sfm_grpc.client.flows import new_request_id
 
     options["request_id"] = options["request_id"] or new_request_id()
-    try:
+    with repeatable(options["request_id"], "committed"):
         return namespace.commit(changes, **options)
-    except (Unreachable, StoreUnavailable, DeadlineExceeded) as error:
-        told = f"; to learn whether it was committed, repeat it with --request-id {options['request_id']}"
-        raise CommandError(str(error) + told, Exit.UNREACHABLE) from None
 
 
 def _print_commit(done: Commit, *, validate_only: bool) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfm_grpc.cli.asking import ask
 from sfm_grpc.cli.connection import Connection, Json, connected
 from sfm_grpc.cli.exits import CommandError
 
@@ -224,7 +224,8 @@ def restore(
     with connection.open() as client:
         namespace = client.namespace(ns)
         expected = expected_version or namespace.describe().version
-        _ask(f"{ns} is at version {expected}. Make version {expected + 1} of {_words(target)}?", yes=yes)
+        question = f"{ns} is at version {expected}. Make version {expected + 1} of {_words(target)}?"
+        ask(question, yes=yes, what="restore changes the namespace")
         done = namespace.restore("last_valid" if target is None else target, expected_version=expected)
     if as_json:
         output.print_json(done)
@@ -244,11 +245,3 @@ def _target(version: str) -> int | None:
 
 def _words(target: int | None) -> str:
     return "the newest one that is valid and whole" if target is None else f"version {target}"
-
-
-def _ask(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandError("restore changes the namespace and there is nobody to ask: say --yes")
-    typer.confirm(question, abort=True, err=True)

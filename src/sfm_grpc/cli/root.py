@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sfm_grpc.cli import cache, exits, rho_files, rho_history, rho_watch, verify
+from sfm_grpc.cli import cache, exits, memory_reads, memory_writes, namespace, rho_files, rho_history, rho_watch, verify
 from sfm_grpc.cli.config import config
 from sfm_grpc.cli.help import epilog
 from sfm_grpc.cli.migrate import migrate
@@ -29,8 +29,12 @@ app = typer.Typer(
     epilog=epilog("Exit codes", *_EXITS),
 )
 rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+memories = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+namespaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
+app.add_typer(memories, name="memory", help="Put, read, list, delete and undelete memories.")
+app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, and describe them.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
 
@@ -117,6 +121,47 @@ rho.command("verify", epilog=epilog("Examples", "sfm rho verify agent-7", "sfm r
 rho.command("export", epilog=epilog("Examples", "sfm rho export agent-7 -o agent-7.jsonl && sfm verify-export agent-7.jsonl"))(
     rho_files.export
 )
+
+memories.command(
+    "put",
+    epilog=epilog(
+        "Examples",
+        """sfm memory put agent-7 tea '{"text": "likes tea"}' --type fact --importance 0.7""",
+        "sfm memory put agent-7 page - --vector page.npy --create-only < page.json",
+        "sfm memory put agent-7 tea --importance 0.9 --if-revision 3     only the importance changes",
+    ),
+)(memory_writes.put)
+memories.command(
+    "get",
+    epilog=epilog(
+        "Examples",
+        "sfm memory get agent-7 tea --vector",
+        "sfm memory get agent-7 tea --payload | jq .text",
+        "sfm memory get agent-7 tea --vector --json | jq -c .vector",
+    ),
+)(memory_reads.get)
+memories.command(
+    "list",
+    epilog=epilog(
+        "Examples",
+        "sfm memory list agent-7 --type fact --order importance --descending",
+        "sfm memory list agent-7 --prefix chat/ --limit 0 --json",
+    ),
+)(memory_reads.list_memories)
+memories.command(
+    "delete", epilog=epilog("Examples", "sfm memory delete agent-7 tea coffee", "sfm memory delete agent-7 tea --if-revision 3")
+)(memory_writes.delete)
+memories.command("undelete", epilog=epilog("Examples", "sfm memory undelete agent-7 tea coffee"))(memory_writes.undelete)
+memories.command("purge", epilog=epilog("Examples", "sfm memory purge agent-7 tea --yes"))(memory_writes.purge)
+
+namespaces.command(
+    "create",
+    epilog=epilog("Examples", "sfm namespace create agent-7 --dimension 384", "sfm namespace create geo --distance euclidean"),
+)(namespace.create)
+namespaces.command("list", epilog=epilog("Examples", "sfm namespace list", "sfm namespace list --json"))(
+    namespace.list_namespaces
+)
+namespaces.command("describe", epilog=epilog("Examples", "sfm namespace describe agent-7"))(namespace.describe)
 
 caches.command("status", epilog=epilog("Examples", "sfm cache status", "sfm cache status agent-7 --json"))(cache.status)
 caches.command("off", epilog=epilog("Examples", "sfm cache off agent-7", "sfm cache off --all"))(cache.off)

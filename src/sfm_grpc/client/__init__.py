@@ -10,9 +10,23 @@ Errors are the classes of `sfm_grpc.errors`; those that callers handle are here 
 
 from sfm_grpc.client import distances
 from sfm_grpc.client.aio import AsyncClient, AsyncNamespace, AsyncRho
+from sfm_grpc.client.aio_memories import AsyncMemories
 from sfm_grpc.client.caches import CachePage, NamespaceCache
 from sfm_grpc.client.channel import Tls
 from sfm_grpc.client.density import normalized
+from sfm_grpc.client.memories import Memories
+from sfm_grpc.client.memory_records import (
+    KEEP,
+    FoundMemories,
+    Keep,
+    MemoryPage,
+    MemoryPut,
+    MemoryReceipt,
+    MemoryRecord,
+    MemoryUpdate,
+    RawJson,
+)
+from sfm_grpc.client.namespaces import CreatedNamespace, NamespaceInfo
 from sfm_grpc.client.records import (
     Changes,
     Commit,
@@ -31,6 +45,7 @@ from sfm_grpc.client.records import (
 from sfm_grpc.client.streams import AsyncFollower, AsyncWatch, Follower, Watch
 from sfm_grpc.client.sync import Client, Namespace, Rho
 from sfm_grpc.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     Draining,
     InternalError,
@@ -58,8 +73,11 @@ from sfm_grpc.errors import (
 from sfm_grpc.model import Certificate, Entry, Kind, Layout
 
 __all__ = [
+    "KEEP",
+    "AlreadyExists",
     "AsyncClient",
     "AsyncFollower",
+    "AsyncMemories",
     "AsyncNamespace",
     "AsyncRho",
     "AsyncWatch",
@@ -69,24 +87,35 @@ __all__ = [
     "Client",
     "Commit",
     "Component",
+    "CreatedNamespace",
     "DeadlineExceeded",
     "Draining",
     "Entry",
     "Factor",
     "Follower",
+    "FoundMemories",
     "HealthReport",
     "InternalError",
     "InvalidRequest",
+    "Keep",
     "Kind",
     "KindChanged",
     "Latency",
     "Layout",
     "LimitExceeded",
     "MatrixMalformed",
+    "Memories",
+    "MemoryPage",
+    "MemoryPut",
+    "MemoryReceipt",
+    "MemoryRecord",
+    "MemoryUpdate",
     "Namespace",
     "NamespaceCache",
+    "NamespaceInfo",
     "NotFound",
     "Overloaded",
+    "RawJson",
     "Receipt",
     "RequestIdReused",
     "Restored",

@@ -11,12 +11,14 @@ from typing import Any, Self, TypeAlias, Unpack, cast
 import grpc
 import grpc.aio
 
-from sfm_grpc.client import caches
+from sfm_grpc.client import caches, namespaces
+from sfm_grpc.client.aio_memories import AsyncMemories
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
 from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import Flows
+from sfm_grpc.client.namespaces import CreatedNamespace, DistanceName, NamespaceInfo
 from sfm_grpc.client.records import (
     Array,
     Changes,
@@ -166,6 +168,24 @@ class AsyncClient:
         """A handle on the key `rho` of a namespace; nothing is sent."""
         return AsyncRho(self.namespace(namespace), self._flows, self._driver)
 
+    async def create_namespace(
+        self, name: str, dimension: int = 0, distance: DistanceName = "cosine", *, timeout_s: float | None = None
+    ) -> CreatedNamespace:
+        """As `Client.create_namespace`."""
+        flow = namespaces.create(name, dimension, distance, self._timeout_s if timeout_s is None else timeout_s)
+        return await self._driver.run(flow)
+
+    async def namespaces(self, *, page_size: int = 0, timeout_s: float | None = None) -> AsyncIterator[NamespaceInfo]:
+        """As `Client.namespaces`."""
+        token = ""
+        while True:
+            flow = namespaces.page(page_size, token, self._timeout_s if timeout_s is None else timeout_s)
+            page = await self._driver.run(flow)
+            for info in page.namespaces:
+                yield info
+            if not (token := page.next_page_token):
+                return
+
     async def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""
         return await self._driver.run(self._flows.health(namespace, timeout_s))
@@ -205,12 +225,17 @@ class AsyncClient:
 
 
 class AsyncNamespace:
-    """The named matrices of one namespace, which move together: one commit, one version."""
+    """The named matrices of one namespace, which move together: one commit, one version. Its memories are in `memories`."""
 
     def __init__(self, name: str, flows: Flows, driver: Driver) -> None:
         self.name = name
         self._flows = flows
         self._driver = driver
+
+    @property
+    def memories(self) -> AsyncMemories:
+        """The namespace's memories; nothing is sent."""
+        return AsyncMemories(self.name, self._flows.timeout_s, self._driver)
 
     async def read(
         self,

@@ -9,12 +9,14 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from sfm_grpc.client import caches
+from sfm_grpc.client import caches, memory_flows, namespaces
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
 from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import METHODS, Flows
+from sfm_grpc.client.memories import Memories
+from sfm_grpc.client.namespaces import CreatedNamespace, DistanceName, NamespaceInfo
 from sfm_grpc.client.records import (
     Array,
     Changes,
@@ -33,6 +35,8 @@ from sfm_grpc.client.watching import STREAMS, Watching, WatchOptions
 from sfm_grpc.errors import SfmError
 from sfm_grpc.model import Metadata
 
+UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS)
+
 
 class Driver:
     """Performs the steps of flows, blocking the calling thread. Safe to share between threads."""
@@ -46,7 +50,7 @@ class Driver:
         else:
             self._channel = grpc.insecure_channel(endpoint.target, options)
         # Without serializers bytes go in and out as they are.
-        self._methods: dict[str, Any] = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._methods: dict[str, Any] = {method: self._channel.unary_unary(method) for method in UNARY}
         self._methods |= {method: self._channel.unary_stream(method) for method in STREAMS}
         self._closed = False
 
@@ -115,7 +119,7 @@ class Client:
     """A connection to the data plane, for threads. It connects when first used and again whenever it must.
 
     One client serves any number of threads and namespaces. It does not survive a fork: create it in the process that uses it.
-    UNAVAILABLE is retried by gRPC (five attempts, about two seconds), safely, as each commit carries a request id. Nothing else
+    UNAVAILABLE is retried by gRPC (five attempts, about two seconds), safely, as each write carries a request id. Nothing else
     is retried: an `Overloaded` says in `retry_delay_s` when to come again, a `VersionConflict` is `update`'s to resolve.
     """
 
@@ -147,6 +151,27 @@ class Client:
     def rho(self, namespace: str) -> Rho:
         """A handle on the key `rho` of a namespace; nothing is sent."""
         return Rho(self.namespace(namespace), self._flows, self._driver)
+
+    def create_namespace(
+        self, name: str, dimension: int = 0, distance: DistanceName = "cosine", *, timeout_s: float | None = None
+    ) -> CreatedNamespace:
+        """Creates a namespace for memories whose vectors have `dimension` numbers (0: as many as the first one).
+
+        `distance` is "cosine", "dot" or "euclidean". One that is the same already is no error. The first put creates a namespace,
+        too. Raises AlreadyExists (with another dimension or distance), InvalidRequest, LimitExceeded.
+        """
+        flow = namespaces.create(name, dimension, distance, self._timeout_s if timeout_s is None else timeout_s)
+        return self._driver.run(flow)
+
+    def namespaces(self, *, page_size: int = 0, timeout_s: float | None = None) -> Iterator[NamespaceInfo]:
+        """The tenant's namespaces that have memories, or were created, by name; pages are asked for when they are needed."""
+        token = ""
+        while True:
+            flow = namespaces.page(page_size, token, self._timeout_s if timeout_s is None else timeout_s)
+            page = self._driver.run(flow)
+            yield from page.namespaces
+            if not (token := page.next_page_token):
+                return
 
     def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""
@@ -185,12 +210,17 @@ class Client:
 
 
 class Namespace:
-    """The named matrices of one namespace, which move together: one commit, one version."""
+    """The named matrices of one namespace, which move together: one commit, one version. Its memories are in `memories`."""
 
     def __init__(self, name: str, flows: Flows, driver: Driver) -> None:
         self.name = name
         self._flows = flows
         self._driver = driver
+
+    @property
+    def memories(self) -> Memories:
+        """The namespace's memories; nothing is sent."""
+        return Memories(self.name, self._flows.timeout_s, self._driver)
 
     def read(
         self,

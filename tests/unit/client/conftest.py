@@ -32,6 +32,8 @@ class Blocked:
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._inner, name)
+        if name == "memories":
+            return Blocked(member, self._loop)
         if not callable(member):
             return member
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
-from sfm.v1 import health_pb2, matrix_pb2, rho_store_pb2
+from sfm.v1 import health_pb2, matrix_pb2, memory_store_pb2, rho_store_pb2
 
 from sfm_grpc import wire
 from sfm_grpc.errors import NotFound, SfmError, VersionConflict, VersionNotReached
@@ -61,6 +61,8 @@ class SmallServer:
         self.page_size = 3
         self.ending: list[SfmError] = []
         """What streams end with, one each."""
+        self.told: dict[str, bytes] = {}
+        """What the methods of MemoryStore answer, by name; an empty message where nothing is said."""
         self._lock = threading.Lock()
         self.port = 0
         self.start()
@@ -72,7 +74,7 @@ class SmallServer:
             ("grpc.so_reuseport", 0),
         ]
         self._server = grpc.server(ThreadPoolExecutor(8), options=options)
-        for service, methods in {"sfm.v1.RhoStore": _RHO_STORE, "sfm.v1.Health": _HEALTH}.items():
+        for service, methods in _SERVICES.items():
             handlers = {name: self._handler(name, kind) for name, kind in methods.items()}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
@@ -98,7 +100,7 @@ class SmallServer:
             try:
                 self.before(seen, context)
                 with self._lock:
-                    reply: bytes = getattr(self, method)(seen.request)
+                    reply: bytes = self.told.get(method, b"") if method in _MEMORY_STORE else getattr(self, method)(seen.request)
             except SfmError as error:
                 fail(context, error)
             seen.reply_bytes = len(reply)
@@ -293,3 +295,8 @@ _RHO_STORE = {
     "WatchRho": rho_store_pb2.WatchRhoRequest,
 }
 _HEALTH = {"GetHealth": health_pb2.GetHealthRequest, "GetServerInfo": health_pb2.GetServerInfoRequest}
+_MEMORY_STORE = {
+    method.name: getattr(memory_store_pb2, method.input_type.name)
+    for method in memory_store_pb2.DESCRIPTOR.services_by_name["MemoryStore"].methods
+}
+_SERVICES = {"sfm.v1.RhoStore": _RHO_STORE, "sfm.v1.MemoryStore": _MEMORY_STORE, "sfm.v1.Health": _HEALTH}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sfm.v1 import health_pb2, rho_store_pb2
+from sfm.v1 import health_pb2, memory_store_pb2, rho_store_pb2
 
 from sfm_grpc import allocator
 from sfm_grpc.client import Client, InvalidRequest, Tls
 from sfm_grpc.client.channel import Endpoint, default_name, is_loopback
-from sfm_grpc.client.flows import METHODS
+from sfm_grpc.client.sync import UNARY
 from sfm_grpc.client.watching import STREAMS
 from tests.unit.client.small_server import SmallServer
 
@@ -42,7 +42,7 @@ def test_the_retry_buffer_is_as_large_as_a_message() -> None:
     assert options["grpc.max_send_message_length"] >= 64 << 20
     policy = json.loads(options["grpc.service_config"])["methodConfig"][0]
     assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert {n["service"] for n in policy["name"]} == {m.split("/")[1] for m in METHODS}
+    assert {n["service"] for n in policy["name"]} == {m.split("/")[1] for m in UNARY}
     assert dict(endpoint(message_bytes_max=2**31 - 1).options)["grpc.max_send_message_length"] == 2**31 - 1
 
 
@@ -65,9 +65,13 @@ def test_of_several_servers_one_answers_while_the_other_is_gone(connect, server:
         other.stop()
 
 
+NOT_YET = {"/sfm.v1.MemoryStore/SearchMemories"}  # the server has it before the client
+
+
 def test_every_method_exists_and_none_is_forgotten() -> None:
-    services = [rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"], health_pb2.DESCRIPTOR.services_by_name["Health"]]
-    assert {*METHODS, *STREAMS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
+    files = (rho_store_pb2.DESCRIPTOR, memory_store_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    services = [service for file in files for service in file.services_by_name.values()]
+    assert {*UNARY, *STREAMS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods} - NOT_YET
 
 
 @pytest.mark.parametrize(

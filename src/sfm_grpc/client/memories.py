@@ -1,0 +1,193 @@
+"""The memories of one namespace, blocking. Each method hands a flow to the driver of `sync`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Unpack
+
+import numpy.typing as npt
+from sfm.v1 import memory_store_pb2
+
+from sfm_grpc.client import namespaces
+from sfm_grpc.client.memory_convert import listing_of
+from sfm_grpc.client.memory_flows import MemoryFlows
+from sfm_grpc.client.memory_records import (
+    KEEP,
+    FoundMemories,
+    Keep,
+    ListOptions,
+    MemoryPage,
+    MemoryPut,
+    MemoryReceipt,
+    MemoryRecord,
+    MemoryUpdate,
+    Time,
+    WriteOptions,
+)
+from sfm_grpc.client.namespaces import NamespaceInfo
+
+if TYPE_CHECKING:
+    from sfm_grpc.client.sync import Driver
+
+
+class Memories:
+    """JSON payloads under keys, with types, times, importance, coordinates and vectors: `client.namespace("n").memories`.
+
+    Every write also takes `request_id` (at most 64 bytes; the same content under the same id is written once, and answered as
+    the first time for at least 24 hours), `validate_only` (every check runs, nothing is recorded) and `timeout_s`. Without a
+    `request_id` a new one is sent, so that what gRPC retries is written once.
+    """
+
+    def __init__(self, namespace: str, timeout_s: float, driver: Driver) -> None:
+        self.namespace = namespace
+        self._timeout_s = timeout_s
+        self._flows = MemoryFlows(namespace, timeout_s)
+        self._driver = driver
+
+    # ---- writing
+
+    def put(
+        self,
+        key: str,
+        payload: object,
+        *,
+        memory_type: str = "",
+        importance: float = 0.0,
+        coordinates: Iterable[float] | None = (),
+        vector: npt.ArrayLike | None = None,
+        ttl_s: float | None = None,
+        expire_time: Time | None = None,
+        create_only: bool = False,
+        if_revision: int | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> MemoryReceipt:
+        """Puts all of a memory: what is not said, it does not have afterwards.
+
+        `payload` is what the module `json` can write (no NaN), or RawJson, kept byte for byte. `vector`: (d,) real numbers, kept
+        as float32, of the namespace's dimension d, which the first vector fixes. `coordinates`: at most 8. It is absent from
+        `expire_time` (an aware datetime, or µs since the epoch) on, or in `ttl_s` seconds. `create_only`: the key must be absent
+        (deleted and expired ones are); `if_revision`: it must have this revision.
+
+        Raises AlreadyExists, VersionConflict, InvalidRequest, LimitExceeded, RequestIdReused.
+        """
+        item = MemoryPut(
+            key,
+            payload,
+            memory_type=memory_type,
+            importance=importance,
+            coordinates=coordinates,
+            vector=vector,
+            ttl_s=ttl_s,
+            expire_time=expire_time,
+            create_only=create_only,
+            if_revision=if_revision,
+        )
+        return self._driver.run(self._flows.put(item, **options))
+
+    def update(
+        self,
+        key: str,
+        *,
+        payload: object = KEEP,
+        memory_type: str | Keep = KEEP,
+        importance: float | Keep = KEEP,
+        coordinates: Iterable[float] | Keep | None = KEEP,
+        vector: npt.ArrayLike | Keep | None = KEEP,
+        ttl_s: float | Keep | None = KEEP,
+        expire_time: Time | Keep | None = KEEP,
+        if_revision: int | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> MemoryReceipt:
+        """Puts some parts of a memory that exists; what is not said stays as it is.
+
+        None takes coordinates, vector or expiry (by either name) away; as `payload` it is JSON's null.
+
+        Raises NotFound, and as `put`.
+        """
+        item = MemoryUpdate(
+            key,
+            payload=payload,
+            memory_type=memory_type,
+            importance=importance,
+            coordinates=coordinates,
+            vector=vector,
+            ttl_s=ttl_s,
+            expire_time=expire_time,
+            if_revision=if_revision,
+        )
+        return self._driver.run(self._flows.put(item, **options))
+
+    def put_many(
+        self,
+        items: Iterable[MemoryPut | MemoryUpdate],
+        *,
+        vectors: npt.ArrayLike | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> tuple[MemoryReceipt, ...]:
+        """Puts many memories in one call, all or none; a receipt for each, in their order.
+
+        `vectors`: (n, d), row i for item i, whose own `vector` is then left out. Never split: more items than the server's
+        `batch_max`, or more bytes than its `batch_bytes_max`, are a LimitExceeded. Raises as `put` and `update`, whose `field`
+        names the item, counted from 0.
+        """
+        return self._driver.run(self._flows.put_many(items, vectors, **options))
+
+    def delete(self, key: str, *, if_revision: int | None = None, **options: Unpack[WriteOptions]) -> MemoryReceipt:
+        """Deletes a memory, which can be undeleted for a while; an absent one is `unchanged`. Raises VersionConflict."""
+        return self._driver.run(self._flows.delete(key, if_revision, **options))
+
+    def delete_many(self, keys: str | Iterable[str], **options: Unpack[WriteOptions]) -> tuple[MemoryReceipt, ...]:
+        """Deletes many, all or none; a receipt for each, in their order. Raises LimitExceeded."""
+        return self._driver.run(self._flows.delete_many(keys, **options))
+
+    def undelete(self, keys: str | Iterable[str], **options: Unpack[WriteOptions]) -> tuple[MemoryReceipt, ...]:
+        """Makes deleted memories be there again as they were, all or none; living ones are `unchanged`.
+
+        Raises NotFound (one never was, or is gone for good), LimitExceeded.
+        """
+        return self._driver.run(self._flows.undelete(keys, **options))
+
+    def purge(self, keys: str | Iterable[str], **options: Unpack[WriteOptions]) -> tuple[MemoryReceipt, ...]:
+        """Deletes memories for good, living or deleted, all or none: nothing of them is kept. Raises LimitExceeded."""
+        return self._driver.run(self._flows.purge(keys, **options))
+
+    # ---- reading
+
+    def get(self, key: str, *, with_vector: bool = False, timeout_s: float | None = None) -> MemoryRecord:
+        """One memory. Raises NotFound."""
+        return self._driver.run(self._flows.get(key, with_vector=with_vector, timeout_s=timeout_s))
+
+    def get_many(self, keys: str | Iterable[str], *, with_vectors: bool = False, timeout_s: float | None = None) -> FoundMemories:
+        """Many memories as of one moment; those that do not exist are named in `missing`. `vectors()` is all of theirs, (n, d).
+
+        Raises LimitExceeded for more than `batch_max`.
+        """
+        return self._driver.run(self._flows.get_many(keys, with_vectors=with_vectors, timeout_s=timeout_s))
+
+    def list(self, *, timeout_s: float | None = None, **options: Unpack[ListOptions]) -> Iterator[MemoryRecord]:
+        """The memories that every option takes in, in `order`; the next page is asked for when it is needed.
+
+        `key_prefix`; `memory_types`: any of them; `importance`, `create_time`, `update_time`: (low, high), both in it, None for
+        no end; `box`: such a range for each coordinate. `order`: "key", "create_time", "update_time" or "importance", equal ones
+        by key; `descending`; `page_size` (0: the server's). `payloads` False leaves payloads out, `with_vectors` brings vectors.
+        What is written meanwhile moves only itself. `timeout_s` bounds each page.
+
+        Raises InvalidRequest, LimitExceeded, NotFound (namespace).
+        """
+        return self._pages(listing_of(self.namespace, **options), timeout_s)
+
+    def _pages(self, asked: memory_store_pb2.ListMemoriesRequest, timeout_s: float | None) -> Iterator[MemoryRecord]:
+        token = ""
+        while True:
+            page = self._driver.run(self._flows.page(asked, token, timeout_s))
+            yield from page.memories
+            if not (token := page.next_page_token):
+                return
+
+    def page(self, *, page_token: str = "", timeout_s: float | None = None, **options: Unpack[ListOptions]) -> MemoryPage:
+        """One page of `list`; `page_token` is the `next_page_token` of the one before, asked for alike. Raises as `list`."""
+        return self._driver.run(self._flows.page(listing_of(self.namespace, **options), page_token, timeout_s))
+
+    def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
+        """Dimension, distance, newest revision and counts. Raises NotFound where there never were memories."""
+        return self._driver.run(namespaces.describe(self.namespace, self._timeout_s if timeout_s is None else timeout_s))

@@ -1,0 +1,275 @@
+"""Between the messages of MemoryStore and records. Vectors are moved as bytes, never number by number."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+from sfm.v1 import memory_pb2, memory_store_pb2
+
+from sfm_grpc.client.convert import believed, us_of
+from sfm_grpc.client.memory_records import (
+    KEEP,
+    FoundMemories,
+    ListOptions,
+    MemoryPage,
+    MemoryPut,
+    MemoryReceipt,
+    MemoryRecord,
+    MemoryUpdate,
+    NumberRange,
+    OrderName,
+    OutcomeName,
+    RawJson,
+    Time,
+    TimeRange,
+)
+from sfm_grpc.client.records import Array, frozen, microseconds, moment
+from sfm_grpc.errors import InvalidRequest
+
+_ORDERS: Mapping[OrderName, memory_pb2.MemoryOrder.ValueType] = {
+    "key": memory_pb2.MEMORY_ORDER_KEY,
+    "create_time": memory_pb2.MEMORY_ORDER_CREATE_TIME,
+    "update_time": memory_pb2.MEMORY_ORDER_UPDATE_TIME,
+    "importance": memory_pb2.MEMORY_ORDER_IMPORTANCE,
+}
+_OUTCOMES: Mapping[int, OutcomeName] = {
+    memory_pb2.MEMORY_OUTCOME_CREATED: "created",
+    memory_pb2.MEMORY_OUTCOME_UPDATED: "updated",
+    memory_pb2.MEMORY_OUTCOME_DELETED: "deleted",
+    memory_pb2.MEMORY_OUTCOME_UNDELETED: "undeleted",
+    memory_pb2.MEMORY_OUTCOME_PURGED: "purged",
+    memory_pb2.MEMORY_OUTCOME_UNCHANGED: "unchanged",
+}
+_PARTS = ("payload", "memory_type", "importance", "coordinates", "vector", "ttl_s", "expire_time")
+_PATHS = {"payload": "payload_json", "ttl_s": "expiry", "expire_time": "expiry"}
+# The longest that a Duration means, ten thousand years.
+_DURATION_MAX_S = 315_576_000_000
+
+
+@contextmanager
+def sendable(field: str) -> Iterator[None]:
+    """What a message cannot hold (half a surrogate pair, an integer of more than 64 bits) is the caller's mistake."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(field=field, problem=str(error)) from None
+
+
+def names_of(keys: str | Iterable[str]) -> list[str]:
+    """Keys; one that stands alone is one, not its letters."""
+    return [keys] if isinstance(keys, str) else [*keys]
+
+
+# ---- what is put -----------------------------------------------------------------------------------------------------
+
+
+def batch_of(items: Iterable[MemoryPut | MemoryUpdate], vectors: npt.ArrayLike | None) -> list[memory_pb2.MemoryPut]:
+    """The puts of a batch; row i of `vectors` is the vector of item i. Raises InvalidRequest."""
+    puts = [*items]
+    if vectors is None:
+        return [put_of(item, f"puts[{place}]") for place, item in enumerate(puts)]
+    rows = _floats(vectors, "vectors", (len(puts), None))
+    if again := [place for place, item in enumerate(puts) if _has_vector(item)]:
+        raise InvalidRequest(field=f"puts[{again[0]}].memory.vector", problem="is said twice: vectors has a row for it")
+    return [put_of(item, f"puts[{place}]", row) for place, (item, row) in enumerate(zip(puts, rows, strict=True))]
+
+
+def _has_vector(item: MemoryPut | MemoryUpdate) -> bool:
+    return item.vector is not (KEEP if isinstance(item, MemoryUpdate) else None)
+
+
+def put_of(item: MemoryPut | MemoryUpdate, field: str, row: Array | None = None) -> memory_pb2.MemoryPut:
+    """One put, its vector `row` where one is given; `field` is its place in the request. Raises InvalidRequest."""
+    said = {part: value for part in _PARTS if (value := getattr(item, part)) is not KEEP}
+    if row is not None:
+        said["vector"] = row
+    put = memory_pb2.MemoryPut(memory=_memory(item.key, said, f"{field}.memory"))
+    with sendable(f"{field}.if_revision"):
+        if isinstance(item, MemoryUpdate):
+            paths = dict.fromkeys(_PATHS.get(part, part) for part in said)
+            put.update_mask.CopyFrom(FieldMask(paths=paths))
+        elif item.create_only:
+            put.create_only = True
+            if item.if_revision is not None:
+                raise InvalidRequest(
+                    field=f"{field}.if_revision", problem="cannot be so with create_only: a key is absent or is not"
+                )
+        if item.if_revision is not None:
+            put.if_revision = item.if_revision
+    return put
+
+
+def _memory(key: str, said: Mapping[str, Any], field: str) -> memory_pb2.Memory:
+    with sendable(field):
+        memory = memory_pb2.Memory(key=key, memory_type=said.get("memory_type", ""), coordinates=said.get("coordinates"))
+        memory.importance = said.get("importance", 0.0)
+    if "payload" in said:
+        with sendable(f"{field}.payload_json"):
+            memory.payload_json = payload_json_of(said["payload"], f"{field}.payload_json")
+    if (vector := said.get("vector")) is not None:
+        memory.vector.data = _floats(vector, f"{field}.vector", (None,)).tobytes()
+    ttl_s, expire_time = said.get("ttl_s"), said.get("expire_time")
+    if ttl_s is not None and expire_time is not None:
+        raise InvalidRequest(field=f"{field}.expiry", problem="is said twice: say ttl_s or expire_time")
+    if ttl_s is not None:
+        memory.ttl.CopyFrom(_duration(ttl_s, f"{field}.ttl"))
+    if expire_time is not None:
+        memory.expire_time.CopyFrom(_timestamp(expire_time, f"{field}.expire_time"))
+    return memory
+
+
+def payload_json_of(payload: object, field: str) -> str:
+    """The text that is sent. Raises InvalidRequest for what is no JSON."""
+    if isinstance(payload, RawJson):
+        return payload.text
+    try:
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        # ValueError: NaN, an infinity, something that contains itself.
+        raise InvalidRequest(field=field, problem=f"cannot be written as JSON: {error}") from None
+
+
+def _floats(numbers: npt.ArrayLike, field: str, shape: tuple[int | None, ...]) -> Array:
+    """The numbers as float32, in C order; None in `shape`: any length. No copy of what is so already."""
+    try:
+        array = np.asarray(numbers)
+    except ValueError as error:
+        raise InvalidRequest(field=field, problem=f"is no array: {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise InvalidRequest(field=field, problem=f"is an array of {array.dtype}; real numbers are needed, which become float32")
+    if array.ndim != len(shape) or any(n not in (None, given) for n, given in zip(shape, array.shape, strict=True)):
+        needed = ", ".join("d" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
+        raise InvalidRequest(field=field, problem=f"has shape {array.shape}, not ({needed})")
+    # What float32 cannot hold becomes infinite, which the server refuses with its place.
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, "<f4")
+
+
+def _duration(seconds: float, field: str) -> Duration:
+    if not (math.isfinite(seconds) and abs(seconds) <= _DURATION_MAX_S):
+        raise InvalidRequest(field=field, problem=f"is {seconds} s, which is no length of time")
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1_000_000))
+    return duration
+
+
+def _timestamp(time: Time, field: str) -> Timestamp:
+    if isinstance(time, datetime):
+        if time.utcoffset() is None:
+            raise InvalidRequest(
+                field=field, problem=f"{time.isoformat()} has no time zone: say datetime.now(UTC), or microseconds"
+            )
+        time = microseconds(time)
+    with sendable(field):
+        seconds, rest = divmod(time, 1_000_000)
+        return Timestamp(seconds=seconds, nanos=rest * 1000)
+
+
+# ---- what is listed --------------------------------------------------------------------------------------------------
+
+
+def listing_of(namespace: str, **options: Unpack[ListOptions]) -> memory_store_pb2.ListMemoriesRequest:
+    """The first page of a list. Raises InvalidRequest."""
+    order = options.get("order", "key")
+    if order not in _ORDERS:
+        raise InvalidRequest(field="order", problem=f"{order!r} is none of {', '.join(_ORDERS)}")
+    with sendable("filter"):
+        return memory_store_pb2.ListMemoriesRequest(
+            namespace=namespace,
+            filter=_filter_of(**options),
+            order=_ORDERS[order],
+            descending=options.get("descending", False),
+            page_size=options.get("page_size", 0),
+            without_payloads=not options.get("payloads", True),
+            with_vectors=options.get("with_vectors", False),
+        )
+
+
+def _filter_of(**options: Unpack[ListOptions]) -> memory_pb2.MemoryFilter:
+    chosen = memory_pb2.MemoryFilter(
+        key_prefix=options.get("key_prefix", ""),
+        memory_types=names_of(options.get("memory_types", ())),
+        box=[_numbers(each) for each in options.get("box", ())],
+    )
+    if "importance" in options:
+        chosen.importance.CopyFrom(_numbers(options["importance"]))
+    if "create_time" in options:
+        chosen.create_time.CopyFrom(_times(options["create_time"], "filter.create_time"))
+    if "update_time" in options:
+        chosen.update_time.CopyFrom(_times(options["update_time"], "filter.update_time"))
+    return chosen
+
+
+def _numbers(ends: NumberRange) -> memory_pb2.NumberRange:
+    low, high = ends
+    return memory_pb2.NumberRange(low=low, high=high)
+
+
+def _times(ends: TimeRange, field: str) -> memory_pb2.TimeRange:
+    start, end = (None if time is None else _timestamp(time, field) for time in ends)
+    return memory_pb2.TimeRange(start=start, end=end)
+
+
+# ---- what is answered ------------------------------------------------------------------------------------------------
+
+
+def memory_of(reply: bytes) -> MemoryRecord:
+    """A GetMemoryResponse. Raises UnexpectedStatus, as all of these, when it is none."""
+    with believed("GetMemory"):
+        return _record(memory_store_pb2.GetMemoryResponse.FromString(reply).memory)
+
+
+def found_of(reply: bytes, *, with_vectors: bool) -> FoundMemories:
+    """A BatchGetMemoriesResponse."""
+    with believed("BatchGetMemories"):
+        response = memory_store_pb2.BatchGetMemoriesResponse.FromString(reply)
+        found = {m.key: _record(m) for m in response.memories}
+        return FoundMemories(found=frozen(found), missing=tuple(response.missing), with_vectors=with_vectors)
+
+
+def page_of(reply: bytes) -> MemoryPage:
+    """A ListMemoriesResponse."""
+    with believed("ListMemories"):
+        response = memory_store_pb2.ListMemoriesResponse.FromString(reply)
+        return MemoryPage(memories=tuple(map(_record, response.memories)), next_page_token=response.next_page_token)
+
+
+def _record(m: memory_pb2.Memory) -> MemoryRecord:
+    return MemoryRecord(
+        key=m.key,
+        revision=m.revision,
+        payload_json=m.payload_json,
+        payload_digest=m.payload_digest,
+        memory_type=m.memory_type,
+        importance=m.importance,
+        coordinates=tuple(m.coordinates),
+        # Bytes cannot be written to, so the array that looks into them cannot.
+        vector=np.frombuffer(m.vector.data, "<f4") if m.HasField("vector") else None,
+        expire_time_us=us_of(m.expire_time),
+        create_time=moment(us_of(m.create_time)),
+        update_time=moment(us_of(m.update_time)),
+    )
+
+
+def receipt_of(m: memory_pb2.MemoryReceipt, *, replayed: bool, request_id: str) -> MemoryReceipt:
+    """What became of one change."""
+    return MemoryReceipt(
+        key=m.key,
+        outcome=_OUTCOMES.get(m.outcome, "unknown"),
+        revision=m.revision,
+        payload_digest=m.payload_digest,
+        create_time=moment(us_of(m.create_time)) if m.HasField("create_time") else None,
+        update_time=moment(us_of(m.update_time)) if m.HasField("update_time") else None,
+        replayed=replayed,
+        request_id=request_id,
+    )

@@ -1,0 +1,237 @@
+"""Memories as the client takes and answers them: frozen records, vectors that cannot be written to, aware datetimes in UTC."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from sfm_grpc.client.records import Array, moment
+
+Time: TypeAlias = datetime | int
+"""An aware datetime, or microseconds since the Unix epoch."""
+NumberRange: TypeAlias = tuple[float | None, float | None]
+"""Low and high, both in it; None: no end."""
+TimeRange: TypeAlias = tuple[Time | None, Time | None]
+OutcomeName: TypeAlias = Literal["created", "updated", "deleted", "undeleted", "purged", "unchanged", "unknown"]
+OrderName: TypeAlias = Literal["key", "create_time", "update_time", "importance"]
+
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+
+
+class Keep(enum.Enum):
+    """The type of `KEEP`."""
+
+    KEEP = "keep"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+KEEP: Final = Keep.KEEP
+"""What a partial put leaves as it is. None is no such word: it takes a part away."""
+
+
+# ---- what is put -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RawJson:
+    """JSON text that is kept as it is, byte for byte: `RawJson('{"n": 1.10}')`. Every other payload is made JSON first."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryPut:
+    """A whole memory to put: what is not said here, it does not have afterwards."""
+
+    key: str
+    """1 to 256 bytes of UTF-8 without control characters."""
+    payload: object
+    """What the module `json` can write (no NaN, no infinity), or RawJson."""
+    _: KW_ONLY
+    memory_type: str = ""
+    importance: float = 0.0
+    coordinates: Iterable[float] | None = ()
+    """At most 8, finite."""
+    vector: npt.ArrayLike | None = None
+    """(d,) real numbers, which become float32; d is the namespace's dimension."""
+    ttl_s: float | None = None
+    """Seconds from now after which it is absent; this or `expire_time`."""
+    expire_time: Time | None = None
+    create_only: bool = False
+    """Only if the key is absent."""
+    if_revision: int | None = None
+    """Only if the key exists and has this revision."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryUpdate:
+    """Some parts of a memory that exists; the rest stays as it is. None takes vector, coordinates or expiry away."""
+
+    key: str
+    _: KW_ONLY
+    payload: object = KEEP
+    """As in MemoryPut; None is JSON's null."""
+    memory_type: str | Keep = KEEP
+    importance: float | Keep = KEEP
+    coordinates: Iterable[float] | Keep | None = KEEP
+    vector: npt.ArrayLike | Keep | None = KEEP
+    ttl_s: float | Keep | None = KEEP
+    expire_time: Time | Keep | None = KEEP
+    if_revision: int | None = None
+    """Only if it has this revision."""
+
+
+class WriteOptions(TypedDict, total=False):
+    """What every write takes, with its defaults."""
+
+    request_id: str | None
+    """At most 64 bytes; None: a new one."""
+    validate_only: bool
+    """Every check runs and nothing is recorded."""
+    timeout_s: float | None
+
+
+class ListOptions(TypedDict, total=False):
+    """What `list` and `page` take: each part that is set leaves fewer memories."""
+
+    key_prefix: str
+    memory_types: str | Iterable[str]
+    importance: NumberRange
+    create_time: TimeRange
+    update_time: TimeRange
+    box: Sequence[NumberRange]
+    """A range for each coordinate; memories with another number of coordinates are outside."""
+    order: OrderName
+    descending: bool
+    page_size: int
+    """0: the server's."""
+    payloads: bool
+    """False: keys and facts only."""
+    with_vectors: bool
+
+
+# ---- what is answered ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryRecord:
+    """One memory as it is kept."""
+
+    key: str
+    revision: int
+    """Which put, deletion or undeletion made it so; it rises with every write to the namespace."""
+    payload_json: str
+    """The text that was put, byte for byte; "" where it was not asked for."""
+    payload_digest: bytes
+    """SHA-256 of the text."""
+    memory_type: str
+    importance: float
+    coordinates: tuple[float, ...]
+    vector: Array | None
+    """(d,) float32, read-only; None: it has none, or it was not asked for."""
+    expire_time_us: int
+    """Microseconds since the Unix epoch; 0: never."""
+    create_time: datetime
+    update_time: datetime
+
+    @cached_property
+    def payload(self) -> Any:
+        """The payload as Python has it, parsed when it is first asked for. Raises LookupError where it was not asked for."""
+        if not self.payload_json:
+            raise LookupError(f"{self.key!r} was listed without its payload: get() brings it")
+        return json.loads(self.payload_json)
+
+    @property
+    def expire_time(self) -> datetime | None:
+        """From when on it is absent; None: never. The last moment of the year 9999 stands for every later one."""
+        if not self.expire_time_us:
+            return None
+        try:
+            return moment(self.expire_time_us)
+        except OverflowError:
+            return _LAST_MOMENT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundMemories:
+    """What `get_many` found, as of one moment. `found["key"]` is a memory."""
+
+    found: Mapping[str, MemoryRecord]
+    """By key, in the order that was asked."""
+    missing: tuple[str, ...]
+    with_vectors: bool
+
+    def __getitem__(self, key: str) -> MemoryRecord:
+        return self.found[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @property
+    def vector_keys(self) -> tuple[str, ...]:
+        """The keys that have a vector: the rows of `vectors()`. Raises LookupError where vectors were not asked for."""
+        if not self.with_vectors:
+            raise LookupError("vectors were not asked for: get_many(keys, with_vectors=True)")
+        return tuple(key for key, memory in self.found.items() if memory.vector is not None)
+
+    def vectors(self, keys: Sequence[str] | None = None) -> Array:
+        """(n, d) float32, read-only: a row for each of `keys`, in their order; None: `vector_keys`. (0, 0) for no keys.
+
+        Raises KeyError for a key that was not found, LookupError for one without a vector.
+        """
+        rows = [self._row(key) for key in (self.vector_keys if keys is None else keys)]
+        stacked = np.stack(rows) if rows else np.empty((0, 0), "<f4")
+        stacked.flags.writeable = False
+        return stacked
+
+    def _row(self, key: str) -> Array:
+        vector = self.found[key].vector
+        if vector is None:
+            raise LookupError(
+                f"{key!r} has no vector" + ("" if self.with_vectors else " here: get_many(keys, with_vectors=True)")
+            )
+        return vector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryPage:
+    """One page of a list."""
+
+    memories: tuple[MemoryRecord, ...]
+    next_page_token: str
+    """Empty on the last page."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReceipt:
+    """What became of one change; of a validation, what would have."""
+
+    key: str
+    outcome: OutcomeName
+    """`unchanged`: there was nothing to do, it was absent already, or lives."""
+    revision: int
+    """The memory's now; 0 of one that was absent and is."""
+    payload_digest: bytes
+    """SHA-256 of its payload; empty of one that is absent."""
+    create_time: datetime | None
+    update_time: datetime | None
+    """None, both, of one that was absent and is."""
+    replayed: bool
+    """The request id had been used with the same content: this is the first answer again."""
+    request_id: str
