@@ -274,6 +274,8 @@ async def test_what_has_expired_is_absent(memories: Memories) -> None:
 async def test_an_expiry_that_has_passed_is_refused(memories: Memories) -> None:
     with pytest.raises(InvalidRequest, match="ago"):
         await memories.put("a", expire_us=time.time_ns() // 1000 - 1_000_000)
+    with pytest.raises(InvalidRequest, match="years"):
+        await memories.put("a", expire_us=1 << 62)
     for ttl_s in (0, -1):
         with pytest.raises(InvalidRequest, match="ttl"):
             await memories.put("a", ttl_s=ttl_s)

@@ -154,6 +154,7 @@ async def test_a_token_is_of_one_list(memories: Memories) -> None:
         ({"filter": {"importance": {"low": 2, "high": 1}}}, "filter.importance"),
         ({"filter": {"importance": {"low": float("nan")}}}, "filter.importance.low"),
         ({"filter": {"box": [{"high": float("nan")}]}}, "filter.box[0].high"),
+        ({"filter": {"create_time": {"end": time_of(1 << 62)}}}, "filter.create_time.end"),
     ],
 )
 async def test_a_list_that_makes_no_sense_is_refused(memories: Memories, asked: dict[str, Any], field: str) -> None:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 # What others have written is looked for so often; what this process has is known at once.
 _LOOK_S = 0.5
+# How often it is asked how it is, where nothing else is asked of it.
+_CHECK_S = 5.0
 _NAMESPACES_AT_ONCE = 100
 _MEMORIES_AT_ONCE = 500
 # A turn lasts so much longer than one step may take; whoever dies in it is followed after that.
@@ -44,6 +46,7 @@ class Indexer:
         self._written = asyncio.Event()
         self._advanced = asyncio.Event()
         self._opened = False
+        self._checked_s = -_CHECK_S
         self._component = Component(index.name, ok=False, detail="not opened yet", needed=False)
 
     def component(self) -> Component:
@@ -74,7 +77,9 @@ class Indexer:
         if not self._opened:
             await self._index.open()
             self._opened = True
-        self._set(ok=True, detail=await self._index.check())
+        if not self._component.ok or time.monotonic() - self._checked_s >= _CHECK_S:
+            self._set(ok=True, detail=await self._index.check())
+            self._checked_s = time.monotonic()
         self._written.clear()
         found = await self._store.memories.behind(self._index.identity, _NAMESPACES_AT_ONCE)
         self._metrics.behind.set(sum(b.space.revision - b.indexed for b in found))

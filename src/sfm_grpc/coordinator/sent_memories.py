@@ -227,4 +227,7 @@ def _expire_time_us(sent: SentMemory, memory: str, now_us: int) -> int:
     if sent.expire_time_us <= now_us:
         ago = (now_us - sent.expire_time_us) / 1e6
         raise InvalidRequest(field=f"{memory}.expire_time", problem=f"was {ago:.3f} s ago; the memory would be absent at once")
+    if sent.expire_time_us >= _TIME_MAX_US:
+        problem = f"is in {sent.expire_time_us // 31_556_952_000_000} years; leave it out for what never expires"
+        raise InvalidRequest(field=f"{memory}.expire_time", problem=problem)
     return sent.expire_time_us

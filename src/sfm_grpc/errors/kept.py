@@ -51,7 +51,7 @@ class NotFound(SfmError):
 
     def sentence(self) -> str:
         if self.what == "namespace":
-            return f"namespace {self.namespace!r} does not exist; its first commit creates it (expected_version 0)"
+            return f"namespace {self.namespace!r} does not exist; its first commit (expected_version 0) or put creates it"
         if self.what == "valid version":
             return f"{self.namespace!r} keeps no version that is valid and whole; commit a valid one"
         if self.what == "memory":

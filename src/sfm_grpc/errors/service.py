@@ -79,7 +79,7 @@ class DeadlineExceeded(SfmError):
 
     def sentence(self) -> str:
         return (
-            f"not done within {self.deadline_ms} ms; a commit may still have happened: retry with the same request id to find out"
+            f"not done within {self.deadline_ms} ms; a write may still have happened: retry with the same request id to find out"
         )
 
 

@@ -18,6 +18,9 @@ from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.model import Between, Buffer, DeleteMemory, Distance, Memory, MemoryFilter, MemoryOrder, MemoryReceipt, Scope, Space
 from sfm_grpc.rpc.convert import timestamp
 
+# In microseconds, whatever is added: what the stores' integers take.
+_TIME_MAX_US = 1 << 62
+
 _E = TypeVar("_E", Distance, MemoryOrder)
 
 # ---- requests --------------------------------------------------------------------------------------------------------
@@ -92,8 +95,8 @@ def memory_filter(asked: memory_pb2.MemoryFilter, field: str) -> MemoryFilter:
         key_prefix=asked.key_prefix,
         memory_types=tuple(asked.memory_types),
         importance=_numbers(asked.importance, f"{field}.importance"),
-        create_time_us=_times(asked.create_time),
-        update_time_us=_times(asked.update_time),
+        create_time_us=_times(asked.create_time, f"{field}.create_time"),
+        update_time_us=_times(asked.update_time, f"{field}.update_time"),
         box=tuple(_numbers(each, f"{field}.box[{place}]") for place, each in enumerate(asked.box)),
     )
 
@@ -112,9 +115,12 @@ def _numbers(asked: memory_pb2.NumberRange, field: str) -> Between:
     return Between(low, high)
 
 
-def _times(asked: memory_pb2.TimeRange) -> Between:
+def _times(asked: memory_pb2.TimeRange, field: str) -> Between:
     start = _time_us(asked.start) if asked.HasField("start") else None
     end = _time_us(asked.end) if asked.HasField("end") else None
+    for name, time_us in (("start", start), ("end", end)):
+        if time_us is not None and abs(time_us) >= _TIME_MAX_US:
+            raise InvalidRequest(field=f"{field}.{name}", problem="is too far away; leave it out where there is no end")
     return Between(start, end)
 
 
