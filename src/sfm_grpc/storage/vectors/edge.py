@@ -83,9 +83,8 @@ class EdgeIndex:
     async def check(self) -> str:
         """See the contract."""
         kept = await asyncio.to_thread(self._kept)
-        for dimension, distance in kept:
-            nothing = {"conditions": points.living("", MemoryFilter(), 0), "how": {"limit": 1, "beam": 1, "wide": False}}
-            await self._of(dimension, distance).ask({"do": "search"} | nothing, bytes(4 * dimension))
+        for shape in kept:
+            await self._of(*shape).ask({"do": "look"})
         names = ", ".join(_name(*shape) for shape in kept) or "nothing kept yet"
         return f"Qdrant's engine {importlib.metadata.version('qdrant-edge-py')} in {self._directory}: {names}"
 

@@ -207,5 +207,5 @@ def living(scope: str, chosen: MemoryFilter, now_us: int) -> list[Condition]:
 def effort(chosen: MemoryFilter, limit: int) -> Effort:
     """As much as finds 99 of 100 of the nearest, measured on vectors like those of texts."""
     wide = chosen != MemoryFilter()
-    beam = 32 if wide else 64
+    beam = 40 if wide else 128
     return Effort(max(beam, 2 * limit), wide)

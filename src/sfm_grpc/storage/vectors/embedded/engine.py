@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,16 +30,21 @@ _LOCKED_S = 5.0
 _LOCKED = "WouldBlock"
 _OPENING = 0
 """The number of the answer that it gives unasked."""
+_OPEN: Words = {"do": "open"}
 _HURT = {signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL}
 """What one ends with that opens files which are not what they should be."""
+_FULL = "os error 28"
+_FULL_BYTES = 16 << 20
+"""So little room on a disk is none: files grow by as much."""
 _PROBLEMS = {
-    "os error 28": "the disk is full; free some space",
+    _FULL: "the disk is full; free some space",
     "os error 122": "the disk quota is used up; free some space",
     "os error 13": "this user may not use its files",
     "os error 30": "the file system is read-only",
     "os error 24": "too many files are open; raise the limit (ulimit -n)",
     "os error 12": "memory ran out",
     "os error 5": "the disk reports an error",
+    "os error 27": "a file would become larger than this user may have it",
     _LOCKED: "another process has its files open; only one may",
 }
 """What the engine's errors contain where they do not mean that the files are damaged."""
@@ -59,7 +65,7 @@ class Engine:
         self._writer: asyncio.StreamWriter | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._number = _OPENING
-        self._asked: dict[int, asyncio.Future[Words]] = {}
+        self._asked: dict[int, tuple[Words, asyncio.Future[Words]]] = {}
         self._problem = ""
         """Why it can be asked no more; "": it can."""
 
@@ -97,7 +103,7 @@ class Engine:
         try:
             with theirs:
                 process = subprocess.Popen(  # noqa: S603  our own module, told by us
-                    [sys.executable, "-m", _PROCESS, orjson.dumps(told).decode()],
+                    [sys.executable, "-P", "-m", _PROCESS, orjson.dumps(told).decode()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), theirs_end),
@@ -113,14 +119,15 @@ class Engine:
 
     async def _opened(self) -> None:
         self._reader, self._writer = await asyncio.open_connection(sock=self._connection)
-        opened = self._asked[_OPENING] = asyncio.get_running_loop().create_future()
+        opened: asyncio.Future[Words] = asyncio.get_running_loop().create_future()
+        self._asked[_OPENING] = _OPEN, opened
         self._hearing = asyncio.create_task(self._hear())
         try:
             words = await opened
         finally:
             del self._asked[_OPENING]
         if problem := words.get("problem"):
-            raise self._translated(problem, opening=True)
+            raise self._translated(problem, _OPEN)
         self.points, self.indexed = words["points"], words["indexed"]
 
     # ---- asking
@@ -137,7 +144,7 @@ class Engine:
         self._number += 1
         number = self._number
         answer: asyncio.Future[Words] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
+        self._asked[number] = words, answer
         try:
             self._writer.write(Frame(number, words, numbers).packed())
             with contextlib.suppress(ConnectionError):  # whoever hears finds out, too
@@ -146,7 +153,7 @@ class Engine:
         finally:
             self._asked.pop(number, None)
         if problem := told.get("problem"):
-            raise self._translated(problem)
+            raise self._translated(problem, words)
         return told
 
     async def _hear(self) -> None:
@@ -156,23 +163,29 @@ class Engine:
             while True:
                 number, *sizes = frames.HEAD.unpack(await self._reader.readexactly(frames.HEAD.size))
                 words = orjson.loads(await self._reader.readexactly(sum(sizes)))
-                if (waiting := self._asked.get(number)) is not None and not waiting.done():
+                _, waiting = self._asked.get(number, (None, None))
+                if waiting is not None and not waiting.done():
                     waiting.set_result(words)
         code = await asyncio.to_thread(self._process.wait)
         how = signal.Signals(-code).name if code < 0 else f"code {code}"
         self._problem = f"its engine's process ended with {how}; it is started again when it is asked next"
-        for number, waiting in self._asked.items():
-            if not waiting.done():
-                hurt = number == _OPENING and -code in _HURT
-                kind = IndexDamaged if hurt else IndexUnavailable
-                waiting.set_exception(kind(problem=f"{self.directory} cannot be read ({how})" if hurt else self._problem))
+        full = await asyncio.to_thread(_is_full, self.directory)
+        for words, waiting in self._asked.values():
+            if waiting.done():
+                continue
+            if full:
+                waiting.set_exception(IndexUnavailable(problem=f"{self.directory}: {_PROBLEMS[_FULL]}"))
+            elif -code in _HURT and (words is _OPEN or words["do"] in frames.QUESTIONS):
+                waiting.set_exception(IndexDamaged(problem=f"{self.directory} cannot be read ({how})"))
+            else:
+                waiting.set_exception(IndexUnavailable(problem=self._problem))
 
-    def _translated(self, problem: str, *, opening: bool = False) -> IndexUnavailable:
+    def _translated(self, problem: str, asked: Words) -> IndexUnavailable:
         """The engine's error as ours."""
         known = next((text for part, text in _PROBLEMS.items() if re.search(rf"\b{part}\b", problem)), None)
         if known is not None:
             return IndexUnavailable(problem=f"{self.directory}: {known} ({problem})")
-        if opening:
+        if asked is _OPEN or (asked["do"] in frames.QUESTIONS and problem.startswith(frames.BROKEN)):
             return IndexDamaged(problem=f"{self.directory} cannot be read ({problem})")
         return IndexUnavailable(problem=f"{self.directory}: {problem}")
 
@@ -189,10 +202,18 @@ class Engine:
     async def kill(self) -> None:
         """Ends it at once; what it has acknowledged is kept."""
         self._process.kill()
-        if self._hearing is not None:
-            await self._hearing
+        await (self._hearing if self._hearing is not None else asyncio.to_thread(self._process.wait))
         if self._writer is not None:
             self._writer.close()
+        else:
+            self._connection.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+
+
+def _is_full(directory: Path) -> bool:
+    """The engine writes through maps: where the disk is full it gets no error, but is ended."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(directory).free < _FULL_BYTES
+    return False

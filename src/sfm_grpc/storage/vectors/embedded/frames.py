@@ -13,6 +13,12 @@ from sfm_grpc.model import Buffer
 
 Words: TypeAlias = dict[str, Any]
 
+QUESTIONS = frozenset(("search", "count", "scan", "look"))
+"""What changes nothing."""
+
+BROKEN = "Service runtime error"
+"""How the engine's errors begin where it is neither what it was asked, nor who asked, that is to blame."""
+
 HEAD = struct.Struct("<QII")
 """Which question or answer it is of, how many bytes of words follow, and how many of numbers."""
 

@@ -56,6 +56,7 @@ class Geometry:
         self._changed_at = 0.0
         self._build_after = 0.0
         self._building: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def is_there(self) -> bool:
@@ -66,26 +67,39 @@ class Geometry:
 
     async def ask(self, words: Words, numbers: bytes | memoryview = b"") -> Words:
         """A question to the generation that counts. Raises IndexUnavailable, IndexDamaged."""
-        return await (await self._served()).ask(words, numbers)
+        return await self._told(words, numbers)
 
     async def change(self, words: Words, numbers: bytes = b"", *, points: int) -> None:
         """A change to it, of so many points. Durable when this returns."""
-        engine = await self._served()
-        while not self._passing.is_set():
-            await self._passing.wait()
-            engine = await self._served()
-        await engine.ask(words, numbers)
+        await self._told(words, numbers, changes=True)
         self._pending += points
         self._changed_at = _now()
         self._build_if_due()
 
+    async def _told(self, words: Words, numbers: bytes | memoryview, *, changes: bool = False) -> Words:
+        """What the engine answers; another one, if it dies over it: whatever it was, it may be done twice."""
+        for last in (False, True):
+            engine = await self._served()
+            while changes and not self._passing.is_set():
+                await self._passing.wait()
+                engine = await self._served()
+            try:
+                return await engine.ask(words, numbers)
+            except IndexUnavailable:
+                if last or engine.runs:
+                    raise
+        raise AssertionError("the last answer is told or raised")
+
     async def _served(self) -> Engine:
         """The engine that answers, started where it does not run."""
         while self._engine is None or not self._engine.runs:
+            if self._closed:
+                raise IndexUnavailable(problem=f"{self._directory} is closed")
             if self._moving is None or self._moving.done():
                 if self._failed is not None and _now() - self._failed[0] < _RESTART_S:
                     raise type(self._failed[1])(problem=self._failed[1].problem)
                 self._moving = asyncio.create_task(self._start())
+                self._moving.add_done_callback(_seen)
             await asyncio.shield(self._moving)  # for all who wait, whoever gives up
         return self._engine
 
@@ -117,7 +131,8 @@ class Geometry:
     # ---- ending
 
     async def close(self) -> None:
-        """Finishes what is under way, flushes, and lets go."""
+        """Finishes what is under way, flushes, and lets go, for good."""
+        self._closed = True
         await self._settled()
         await self._stop(gently=True)
 
@@ -125,6 +140,7 @@ class Geometry:
         """Removes all of it, readable or not; who asks meanwhile waits."""
         await self._settled()
         self._moving = asyncio.create_task(self._remove())
+        self._moving.add_done_callback(_seen)
         await asyncio.shield(self._moving)
 
     async def _settled(self) -> None:
@@ -170,8 +186,8 @@ class Geometry:
             self._build_after = _now() + _RETRY_S
             _log.warning("%s: building graphs failed, searches go on without: %s", self._directory, error.problem)
         finally:
-            await self._tidy(live, fresh)
-            self._building = None
+            await _finished(self._tidy(live, fresh))
+        self._build_if_due()
 
     async def _pause(self) -> None:
         end = _now() + _PATIENCE_S
@@ -212,6 +228,13 @@ class Geometry:
         if counts is not None:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(files.clear, self._directory, counts)
+        self._building = None
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """What it failed with is told to those who wait; nobody may be left of them."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _now() -> float:

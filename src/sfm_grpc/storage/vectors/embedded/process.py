@@ -53,7 +53,7 @@ def main() -> None:
                 create=told["create"],
                 threads=told["threads"],
             )
-        except BaseException as error:  # a panic of the engine's is no Exception
+        except BaseException as error:
             connection.sendall(Frame(0, {"problem": str(error) or type(error).__name__}).packed())
             sys.exit(1)
         with contextlib.closing(Process(connection, shard)) as process:
@@ -91,6 +91,7 @@ class Process:
         self._questions: dict[str, Callable[[Frame], Words]] = {
             "search": self._search,
             "count": lambda frame: {"count": shard.count(frame.words["scope"])},
+            "look": lambda _: {"looks": shard.look()},
             "scan": lambda frame: dict(zip(("found", "after"), shard.scan(**frame.words["scan"]), strict=True)),
         }
         self._orders: dict[str, Callable[[Frame], Steps]] = {
@@ -143,6 +144,9 @@ class Process:
             self._answer(frame.number, self._questions[do](frame))
         except Exception as error:
             self._answer(frame.number, {"problem": str(error)})
+        except BaseException as error:  # a panic of the engine's is no Exception
+            self._answer(frame.number, {"problem": f"{frames.BROKEN}: {error}"})
+            os._exit(1)
         return True
 
     def _received(self, size: int) -> bytearray:

@@ -114,6 +114,11 @@ class Shard:
         )
         return [(*_told(hit.payload), hit.score) for hit in self._shard.query(request)]
 
+    def look(self) -> bool:
+        """Reads a point, if there is one."""
+        found, _ = self._shard.scroll(engine.ScrollRequest(limit=1, with_payload=True, with_vector=True))
+        return len(found) == 1
+
     def count(self, scope: str) -> int:
         """How many points of a namespace there are."""
         return self._shard.count(engine.CountRequest(exact=True, filter=_filter([Condition("scope", any_of=(scope,))])))
