@@ -15,6 +15,8 @@ from grpc_health.v1 import health_pb2 as probe_pb2
 from psycopg import sql
 from sfm.v1 import rho_store_pb2
 
+from sfm_grpc.coordinator.indexing import Indexer
+from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
 from sfm_grpc.model import Kind
 from sfm_grpc.settings import Settings
 from tests.conftest import Serve, Spawn
@@ -31,6 +33,17 @@ from tests.support.services.fixtures import FreshDatabase
 
 FIRST, SECOND = density(seed=1), density(seed=2)
 NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks now and then for what was written or has expired would be counted among those who wait."""
+
+    async def idle(_self: object) -> None:
+        await asyncio.Event().wait()
+
+    for worker in (Indexer, MemoryUpkeep):
+        monkeypatch.setattr(worker, "run", idle)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sfm_grpc.model import Certificate, Change, Entry, Kind, RestoreVersion, Scope
+from sfm_grpc.model import Certificate, Entry, Kind, MatrixChange, RestoreVersion, Scope
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage import codec
 from sfm_grpc.storage.contract import Retention, Store
@@ -110,7 +110,7 @@ async def test_numbers_stay_whichever_versions_go(
     monkeypatch.setitem(housekeeping.SQL, "list_expired", some)
     rng, held, kept = random.Random(seed), dict[int, set[tuple[str, int]]](), list[int]()
     for step in range(100):
-        changes: list[Change] = [putting(rng.choice(KEYS), sketch(seed=step), Kind.GENERIC), deleting(rng.choice(KEYS))]
+        changes: list[MatrixChange] = [putting(rng.choice(KEYS), sketch(seed=step), Kind.GENERIC), deleting(rng.choice(KEYS))]
         change = RestoreVersion(rng.choice(kept)) if kept and rng.random() < 0.4 else rng.choice(changes)
         made = (await store.commit(transaction(change))).version
         held[made.version] = {(e.key, e.put_version) for e in made.entries}

@@ -144,7 +144,18 @@ async def test_a_reload_does_not_change_what_open_sessions_promise(postgres_clus
 
 async def test_a_user_who_may_only_read_is_refused_and_told_what_to_grant(postgres_cluster: StartCluster, serve: Serve) -> None:
     database = postgres_cluster().fresh(migrated)
-    tables = ["event", "namespace", "outbox", "request", "rho_body", "rho_key", "rho_version"]
+    tables = [
+        "event",
+        "memory",
+        "memory_index",
+        "memory_space",
+        "namespace",
+        "outbox",
+        "request",
+        "rho_body",
+        "rho_key",
+        "rho_version",
+    ]
     url = database.server.url(database.name, user="app")
     problem = (
         f"Postgres: 'app' may not read and write {', '.join(f'sfm.{name}' for name in tables)}: "
