@@ -162,4 +162,4 @@ async def test_a_graph_finds_the_nearest(edge: EdgeIndex, edge_directory: Path, 
             hits += len({hit.key for hit in told} & {hit.key for hit in expected[:10]})
             exact = {hit.key: hit.score for hit in expected}
             assert [hit.score for hit in told] == pytest.approx([exact[hit.key] for hit in told], rel=1e-4)
-        assert hits >= 0.95 * 200
+        assert hits >= 0.9 * 200
