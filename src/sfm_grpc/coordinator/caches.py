@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sfm_grpc.coordinator import pages
 from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.names import check_name
+from sfm_grpc.coordinator.pages import PageTokens
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.model import CacheSeen, Scope
 from sfm_grpc.storage.contract import CachedStore
 from sfm_grpc.storage.leases import LeaseCache
 
-PAGE_SIZE_DEFAULT = 50
 _AT_ONCE = 200
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +48,10 @@ class Caches:
         if namespace:
             check_name(namespace, "namespace")
             return CacheReport(configured, ok, detail, [(namespace, await self._store.cache_seen(Scope(tenant, namespace)))], "")
-        if not 0 <= page_size <= self._page_size_max:
-            raise InvalidRequest(field="page_size", problem=f"is {page_size}; it must be 1 to {self._page_size_max}, or 0")
-        size = page_size or min(PAGE_SIZE_DEFAULT, self._page_size_max)
-        found = await self._store.caches(tenant, after=_after(tenant, page_token), limit=size)
-        return CacheReport(configured, ok, detail, found, _token(tenant, found[-1][0]) if len(found) == size else "")
+        size, tokens = pages.size(page_size, self._page_size_max), PageTokens("caches", tenant)
+        found = await self._store.caches(tenant, after=tokens.name(page_token), limit=size + 1)
+        token = tokens.after(found[size - 1][0]) if len(found) > size else ""
+        return CacheReport(configured, ok, detail, found[:size], token)
 
     async def set(self, tenant: str, namespace: str, *, every: bool, enabled: bool) -> int:
         """Turns it off and waits until it is drained, or lets it be used; how many namespaces there are.
@@ -82,24 +78,3 @@ class Caches:
         while found := await store.caches(tenant, after=after, limit=_AT_ONCE):
             await asyncio.gather(*(fences.drain(Scope(tenant, name)) for name, _ in found))
             after = found[-1][0]
-
-
-def _token(tenant: str, name: str) -> str:
-    return base64.urlsafe_b64encode(_digest(tenant) + name.encode()).decode()
-
-
-def _after(tenant: str, token: str) -> str:
-    """The name that a token continues after. Raises InvalidRequest for another list's."""
-    if not token:
-        return ""
-    try:
-        raw = base64.urlsafe_b64decode(token.encode())
-        if raw[:_DIGEST_BYTES] == _digest(tenant):
-            return raw[_DIGEST_BYTES:].decode()
-    except (ValueError, binascii.Error):
-        pass
-    raise InvalidRequest(field="page_token", problem="is not a token of this list; send next_page_token unchanged")
-
-
-def _digest(tenant: str) -> bytes:
-    return hashlib.sha256(f"caches of {tenant}".encode()).digest()[:_DIGEST_BYTES]

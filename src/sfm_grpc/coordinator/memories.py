@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import orjson
-
-from sfm_grpc.coordinator import events, names, sent_memories
+from sfm_grpc.coordinator import events, names, pages, sent_memories
 from sfm_grpc.coordinator.commit import CommitPath
+from sfm_grpc.coordinator.pages import PageTokens
 from sfm_grpc.coordinator.sent_memories import MemoryBounds, SentMemory
 from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound
 from sfm_grpc.model import (
@@ -37,9 +33,7 @@ from sfm_grpc.model import (
 from sfm_grpc.storage.contract import Store
 from sfm_grpc.storage.memory_columns import place_of
 
-PAGE_SIZE_DEFAULT = 50
 _TYPES_MAX = 64
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +98,9 @@ class MemoryCoordinator:
         """
         self._check_mutation(mutation)
         now_us = _now_us()
-
-        def prepare() -> tuple[list[MemoryChange], bytes]:
-            fields = [f"{each.field}.memory.key" for each in sent]
-            changes = sent_memories.examined(sent, fields, "puts", self._rules.bounds, now_us)
-            return changes, _digest_of(sent_memories.content(sent))
-
-        large = sent_memories.size_of(sent) >= sent_memories.LARGE_BYTES
-        changes, digest = await asyncio.to_thread(prepare) if large else prepare()
-        return await self._write(mutation, changes, digest, now_us)
+        fields = [f"{each.field}.memory.key" for each in sent]
+        changes, content = await sent_memories.examined(sent, fields, "puts", self._rules.bounds, now_us)
+        return await self._write(mutation, changes, _digest_of(content), now_us)
 
     async def delete(self, mutation: MemoryMutation, keys: Sequence[str], if_revision: int | None = None) -> Written:
         """Deletes memories, all or none; absent ones are left alone. Raises as `put`."""
@@ -137,16 +125,12 @@ class MemoryCoordinator:
     async def _write(self, mutation: MemoryMutation, changes: Sequence[MemoryChange], digest: bytes, now_us: int) -> Written:
         scope = mutation.scope
         asked = RequestIdentity(mutation.method, mutation.request_id, digest) if mutation.request_id else None
-        transaction = Transaction(
-            scope=scope,
-            changes=(),
-            expected_version=None,
+        transaction = Transaction.of_memories(
+            scope,
+            MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us)),
+            now_us,
             request=asked,
             committer=mutation.committer,
-            time_us=now_us,
-            receipt=b"",
-            event_of=None,
-            memories=MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us)),
             deadline=mutation.deadline,
             validate_only=mutation.validate_only,
         )
@@ -178,7 +162,7 @@ class MemoryCoordinator:
         """A page, and the token of the next. Raises InvalidRequest, LimitExceeded, NotFound (namespace), StoreUnavailable."""
         names.check_name(asked.scope.namespace, "namespace")
         check_filter(asked.chosen)
-        size = self._page_size(asked.page_size)
+        size = pages.size(asked.page_size, self._rules.page_size_max)
         query = MemoryQuery(
             chosen=asked.chosen,
             order=asked.order,
@@ -191,7 +175,7 @@ class MemoryCoordinator:
         )
         found = await self._store.memories.page(asked.scope, query)
         shown = found[:size]
-        return shown, _token(asked, query, shown[-1]) if len(found) > size else ""
+        return shown, _tokens(asked).after(place_of(query, shown[-1])) if len(found) > size else ""
 
     # ---- namespaces
 
@@ -215,13 +199,10 @@ class MemoryCoordinator:
 
     async def namespaces(self, tenant: str, page_size: int, page_token: str) -> tuple[Sequence[tuple[str, Space]], str]:
         """A page of a tenant's namespaces, and the token of the next. Raises InvalidRequest, StoreUnavailable."""
-        size = self._page_size(page_size)
-        digest = _list_digest(["namespaces", tenant])
-        after = _opened(digest, page_token) if page_token else ""
-        if not isinstance(after, str):
-            raise _not_of_this_list()
-        found = await self._store.memories.spaces(tenant, after=after, limit=size + 1)
-        return found[:size], _sealed(digest, found[size - 1][0]) if len(found) > size else ""
+        size = pages.size(page_size, self._rules.page_size_max)
+        tokens = PageTokens("namespaces", tenant)
+        found = await self._store.memories.spaces(tenant, after=tokens.name(page_token), limit=size + 1)
+        return found[:size], tokens.after(found[size - 1][0]) if len(found) > size else ""
 
     # ---- checks
 
@@ -236,12 +217,6 @@ class MemoryCoordinator:
     def _check_each(self, keys: Sequence[str]) -> None:
         fields = [f"keys[{place}]" for place in range(len(keys))]
         sent_memories.check_keys(keys, fields, "keys", self._rules.bounds.batch_max)
-
-    def _page_size(self, size: int) -> int:
-        limit = self._rules.page_size_max
-        if not 0 <= size <= limit:
-            raise InvalidRequest(field="page_size", problem=f"is {size}; it must be 1 to {limit}, or 0 for {PAGE_SIZE_DEFAULT}")
-        return size or min(PAGE_SIZE_DEFAULT, limit)
 
 
 def check_filter(chosen: MemoryFilter) -> None:
@@ -263,48 +238,17 @@ def check_filter(chosen: MemoryFilter) -> None:
             )
 
 
-# A page token is opaque: which list it continues, and after what. Another list, or the same asked otherwise, does not take it.
-
-
-def _token(asked: Listing, query: MemoryQuery, last: Memory) -> str:
-    return _sealed(_listing_digest(asked), place_of(query, last))
+def _tokens(asked: Listing) -> PageTokens:
+    return PageTokens("memories", replace(asked, page_size=0, page_token=""))
 
 
 def _after(asked: Listing) -> tuple[float | int | str, str] | None:
-    if not asked.page_token:
-        return None
-    match _opened(_listing_digest(asked), asked.page_token):
+    match _tokens(asked).place(asked.page_token):
+        case None:
+            return None
         case [str() | int() | float() as value, str() as key]:
             return value, key
-    raise _not_of_this_list()
-
-
-def _listing_digest(asked: Listing) -> bytes:
-    return _list_digest(["memories", repr(replace(asked, page_size=0, page_token=""))])
-
-
-def _list_digest(about: Sequence[str]) -> bytes:
-    return hashlib.sha256(repr(about).encode()).digest()[:_DIGEST_BYTES]
-
-
-def _sealed(digest: bytes, place: object) -> str:
-    return base64.urlsafe_b64encode(digest + orjson.dumps(place)).decode()
-
-
-def _opened(digest: bytes, token: str) -> object:
-    try:
-        raw = base64.urlsafe_b64decode(token.encode())
-        if raw[:_DIGEST_BYTES] == digest:
-            opened: object = orjson.loads(raw[_DIGEST_BYTES:])
-            return opened
-    except (ValueError, binascii.Error):
-        pass
-    raise _not_of_this_list()
-
-
-def _not_of_this_list() -> InvalidRequest:
-    problem = "is not a token of this list, asked as it is now; send next_page_token unchanged, or none to start over"
-    return InvalidRequest(field="page_token", problem=problem)
+    raise pages.not_of_this_list()
 
 
 def _digest_of(content: Sequence[object]) -> bytes:

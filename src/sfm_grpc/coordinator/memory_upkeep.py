@@ -71,18 +71,8 @@ class MemoryUpkeep:
 
     async def _expire(self, scope: Scope, keys: list[str], now_us: int) -> int:
         changes = tuple(ExpireMemory(key) for key in keys)
-        transaction = Transaction(
-            scope=scope,
-            changes=(),
-            expected_version=None,
-            request=None,
-            committer="",
-            time_us=now_us,
-            receipt=b"",
-            event_of=None,
-            memories=MemoryWrites(changes, events.memory_event(self._node_id, scope, now_us)),
-        )
-        done = await self._commits.commit(transaction)
+        writes = MemoryWrites(changes, events.memory_event(self._node_id, scope, now_us))
+        done = await self._commits.commit(Transaction.of_memories(scope, writes, now_us))
         return sum(r.outcome is Outcome.EXPIRED for r in done.memories)
 
     async def bury(self) -> int:

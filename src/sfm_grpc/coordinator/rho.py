@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sfm_grpc.coordinator import events, names, receipts, sent_memories
+from sfm_grpc.coordinator import events, names, pages, receipts, sent_memories
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.examiner import Candidate, Examiner
+from sfm_grpc.coordinator.pages import PageTokens
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.sent import AdmissionRules, SentMatrix
@@ -39,7 +37,6 @@ from sfm_grpc.model import (
     Kind,
     Matrix,
     MatrixChange,
-    MemoryChange,
     MemoryReceipt,
     MemoryWrites,
     Metadata,
@@ -52,7 +49,6 @@ from sfm_grpc.model import (
 from sfm_grpc.storage.contract import Store, VersionPage
 from sfm_grpc.storage.leases import Planted
 
-PAGE_SIZE_DEFAULT = 50
 _LAST_VALID_PAGE = 20
 _KEY_OF: Mapping[type, str] = {SentMemory: "put.memory.key", DeleteMemory: "delete_key"}
 
@@ -157,7 +153,7 @@ class RhoCoordinator:
         expected = self._checked(mutation)
         self._check_updates(updates)
         now_us = _now_us()
-        writes = await self._writes(mutation.scope, memories, now_us)
+        writes, content = await self._writes(mutation.scope, memories, now_us)
         planted = await self._announce("CommitRho", mutation, expected)
         previous = await self._reads.matrices(mutation.scope, expected, [u.key for u in updates if u.put])
         examined = await self._examined(mutation, updates, previous, now_us)
@@ -167,7 +163,7 @@ class RhoCoordinator:
             scope=mutation.scope,
             changes=tuple(_change(u, e) for u, e in zip(updates, examined, strict=True)),
             expected_version=expected,
-            request=_identity("CommitRho", mutation, self._content(updates, examined, memories)),
+            request=_identity("CommitRho", mutation, [*map(_content, updates, examined), *content]),
             committer=mutation.committer,
             time_us=now_us,
             receipt=receipts.to_bytes(made),
@@ -187,24 +183,15 @@ class RhoCoordinator:
         told = receipts.from_bytes(result.receipt) if result.replayed else made
         return Committed(result.number, result.commit_time_us, told, result.replayed, result.memories)
 
-    async def _writes(self, scope: Scope, memories: Sequence[SentMemory | DeleteMemory], now_us: int) -> MemoryWrites | None:
-        """What a commit writes of memories; None: nothing. Raises InvalidRequest, LimitExceeded."""
+    async def _writes(
+        self, scope: Scope, memories: Sequence[SentMemory | DeleteMemory], now_us: int
+    ) -> tuple[MemoryWrites | None, list[object]]:
+        """What a commit writes of memories (None: nothing), and what was asked for. Raises InvalidRequest, LimitExceeded."""
         if not memories:
-            return None
-
-        def examined() -> list[MemoryChange]:
-            fields = [f"memories[{place}].{_KEY_OF[type(each)]}" for place, each in enumerate(memories)]
-            return sent_memories.examined(memories, fields, "memories", self._rules.memories, now_us)
-
-        large = sent_memories.size_of(memories) >= sent_memories.LARGE_BYTES
-        changes = await asyncio.to_thread(examined) if large else examined()
-        return MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us))
-
-    def _content(
-        self, updates: Sequence[Update], examined: Sequence[Admitted | None], memories: Sequence[SentMemory | DeleteMemory]
-    ) -> list[object]:
-        matrices = [_content(u, e) for u, e in zip(updates, examined, strict=True)]
-        return [*matrices, *sent_memories.content(memories)]
+            return None, []
+        fields = [f"memories[{place}].{_KEY_OF[type(each)]}" for place, each in enumerate(memories)]
+        changes, content = await sent_memories.examined(memories, fields, "memories", self._rules.memories, now_us)
+        return MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us)), content
 
     async def _announce(self, method: str, mutation: Mutation, expected: int) -> Planted | None:
         """Announces the mutation to the cache, where there is one.
@@ -357,16 +344,11 @@ class RhoCoordinator:
     async def history(self, scope: Scope, page_size: int, page_token: str) -> History:
         """Kept versions, newest first. Raises InvalidRequest, NotFound, StoreUnavailable."""
         names.check_name(scope.namespace, "namespace")
-        limit = self._rules.page_size_max
-        if not 0 <= page_size <= limit:
-            raise InvalidRequest(
-                field="page_size", problem=f"is {page_size}; it must be 1 to {limit}, or 0 for {PAGE_SIZE_DEFAULT}"
-            )
-        size = page_size or min(PAGE_SIZE_DEFAULT, limit)
-        page = await self._store.versions(scope, before=_before(scope, page_token), limit=size)
+        size, tokens = pages.size(page_size, self._rules.page_size_max), PageTokens("versions", scope)
+        page = await self._store.versions(scope, before=_before(tokens, page_token), limit=size)
         last = page.versions[-1].version if page.versions else 0
         more = len(page.versions) == size and last > page.oldest
-        return History(page, _page_token(scope, last) if more else "")
+        return History(page, tokens.after(last) if more else "")
 
 
 def _change(update: Update, found: Admitted | None) -> MatrixChange:
@@ -394,30 +376,11 @@ def _identity(method: str, mutation: Mutation, content: Sequence[object]) -> Req
     return RequestIdentity(method, mutation.request_id, hashlib.sha256(repr(asked).encode()).digest())
 
 
-# A page token is opaque: whose list it continues, and after which version. Nobody else's list takes it.
-
-
-def _page_token(scope: Scope, version: int) -> str:
-    return base64.urlsafe_b64encode(_list_digest(scope) + version.to_bytes(8, "big")).decode()
-
-
-def _before(scope: Scope, token: str) -> int | None:
-    if not token:
-        return None
-    try:
-        raw = base64.urlsafe_b64decode(token.encode())
-    except (ValueError, binascii.Error):
-        raw = b""
-    # A version has 63 bits.
-    if len(raw) != 24 or raw[:16] != _list_digest(scope) or raw[16] > 0x7F:
-        raise InvalidRequest(
-            field="page_token", problem="is not a token of this list; send next_page_token unchanged, or none to start over"
-        )
-    return int.from_bytes(raw[16:], "big")
-
-
-def _list_digest(scope: Scope) -> bytes:
-    return hashlib.sha256(f"{len(scope.tenant)}:{scope.tenant}{scope.namespace}".encode()).digest()[:16]
+def _before(tokens: PageTokens, page_token: str) -> int | None:
+    place = tokens.place(page_token)
+    if place is not None and not (isinstance(place, int) and 0 < place < 1 << 63):
+        raise pages.not_of_this_list()
+    return place
 
 
 def _now_us() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ _PARTS = {
     "ttl": Part.EXPIRY,
 }
 _BYTES_SHOWN = 40
-LARGE_BYTES = 256 * 1024
-"""More than this is looked at on a thread."""
+# More than this is looked at on a thread.
+_LARGE_BYTES = 256 * 1024
 # In time for the largest integer of the stores, whatever is added.
 _TIME_MAX_US = 1 << 62
 
@@ -67,22 +68,21 @@ class SentMemory:
         return [self.key, self.payload_json, *facts, self.mask, self.create_only, self.if_revision]
 
 
-def examined(
+async def examined(
     sent: Sequence[SentMemory | DeleteMemory], fields: Sequence[str], field: str, rules: MemoryBounds, now_us: int
-) -> list[MemoryChange]:
-    """The changes; `fields` say where each key stands. Raises InvalidRequest, LimitExceeded."""
-    check_keys([each.key for each in sent], fields, field, rules.batch_max)
-    return [checked(each, rules, now_us) if isinstance(each, SentMemory) else each for each in sent]
+) -> tuple[list[MemoryChange], list[object]]:
+    """The changes, and what was asked for in the form that two requests are compared by; `fields` say where each key stands.
 
+    Raises InvalidRequest, LimitExceeded.
+    """
 
-def content(sent: Sequence[SentMemory | DeleteMemory]) -> list[object]:
-    """What was asked for, in the form that two requests are compared by."""
-    return [each.content() if isinstance(each, SentMemory) else ["delete", each.key] for each in sent]
+    def look() -> tuple[list[MemoryChange], list[object]]:
+        check_keys([each.key for each in sent], fields, field, rules.batch_max)
+        changes: list[MemoryChange] = [checked(each, rules, now_us) if isinstance(each, SentMemory) else each for each in sent]
+        return changes, [each.content() if isinstance(each, SentMemory) else ["delete", each.key] for each in sent]
 
-
-def size_of(sent: Sequence[SentMemory | DeleteMemory]) -> int:
-    """About how many bytes there are to look at."""
-    return sum(len(each.payload_json) + len(each.vector or b"") for each in sent if isinstance(each, SentMemory))
+    large = sum(len(s.payload_json) + len(s.vector or b"") for s in sent if isinstance(s, SentMemory)) >= _LARGE_BYTES
+    return await asyncio.to_thread(look) if large else look()
 
 
 def check_keys(keys: Sequence[str], fields: Sequence[str], field: str, batch_max: int) -> None:

@@ -54,6 +54,33 @@ class Transaction:
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
     validate_only: bool = False
 
+    @classmethod
+    def of_memories(
+        cls,
+        scope: Scope,
+        memories: MemoryWrites,
+        time_us: int,
+        *,
+        request: RequestIdentity | None = None,
+        committer: str = "",
+        deadline: float = math.inf,
+        validate_only: bool = False,
+    ) -> Transaction:
+        """One that makes no version."""
+        return cls(
+            scope=scope,
+            changes=(),
+            expected_version=None,
+            request=request,
+            committer=committer,
+            time_us=time_us,
+            receipt=b"",
+            event_of=None,
+            memories=memories,
+            deadline=deadline,
+            validate_only=validate_only,
+        )
+
     @property
     def is_about_matrices(self) -> bool:
         """Whether the namespace's version matters to it: without any change, it asks where that is."""
