@@ -112,9 +112,7 @@ class App:
         self.memories = MemoryCoordinator(self.store, self.commits, _memory_rules(s))
         self.search = MemorySearch(self.store, self.index, limit_max=s.search_limit_max)
         self.commits.on_written(self.indexer.written)
-        self.memory_upkeep = MemoryUpkeep(
-            self.store, self.commits, self.metrics, self.index, undelete_s=s.undelete_s, node_id=s.node
-        )
+        self.memory_upkeep = MemoryUpkeep(self.store, self.commits, self.metrics, undelete_s=s.undelete_s, node_id=s.node)
         self._load = Load(_load_rules(s), self.metrics)
         self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)

@@ -130,6 +130,9 @@ class IndexMetrics:
         self.behind = Gauge(
             "sfm_index_behind_revisions", "Writes that the vector index did not have at the last look", registry=r
         )
+        self.lag_seconds = Gauge(
+            "sfm_index_lag_seconds", "Age of the oldest write that the vector index did not have at the last look", registry=r
+        )
         self.applied = Counter("sfm_index_applied", "Memories sent to the vector index", registry=r)
         self.refused = Counter("sfm_index_refused", "Memories that the vector index does not take", registry=r)
         self.apply_seconds = Histogram(

@@ -86,7 +86,7 @@ async def test_a_filter_is_kept_to(memories: Memories) -> None:
 
 async def test_what_is_written_since_shows_as_it_is_or_not_at_all(memories: Memories, server: Server) -> None:
     await put_and_wait(memories, *CIRCLE)
-    server.app.indexer._feed = _held  # type: ignore[method-assign]
+    server.app.indexer.feed = _held  # type: ignore[method-assign]
     await memories.delete("k0")
     await memories.purge("k1")
     await memories.put("k2", {"n": "new"}, importance=1.0)
@@ -94,12 +94,12 @@ async def test_what_is_written_since_shows_as_it_is_or_not_at_all(memories: Memo
     answer = await search(memories, 1.0, 0.0, limit=3)
     assert [n.memory.key for n in answer.neighbours] == ["k3", "k4", "k5"]
     assert (answer.indexed_revision, answer.newest_revision) == (8, 12)
-    del server.app.indexer._feed
+    del server.app.indexer.feed
     await put_and_wait(memories, put_of("last"))
     assert await found(memories, 1.0, 0.0, limit=4) == ["new", "k3", "k4", "k5"], "k2 has no vector any more"
 
 
-async def _held(_scope: object) -> None:
+async def _held(_turn: object, _newest: int) -> None:
     """An index that is far behind."""
 
 
@@ -144,7 +144,7 @@ async def test_a_commit_of_both_is_found_too(memories: Memories, server: Server)
 async def test_many_that_are_gone_do_not_hide_those_that_are_there(memories: Memories, server: Server) -> None:
     gone = [f"gone{n}" for n in range(50)]
     await put_and_wait(memories, *(put_of(key, vector=[1, n / 1000]) for n, key in enumerate(gone)), put_of("a", vector=[0, 1]))
-    server.app.indexer._feed = _held  # type: ignore[method-assign]
+    server.app.indexer.feed = _held  # type: ignore[method-assign]
     await memories.deletes(*gone)
     assert await found(memories, 1.0, 0.0, limit=1) == ["a"]
 

@@ -17,8 +17,15 @@ EVERYTHING = MemoryFilter()
 Vectors = npt.NDArray[np.float32]
 
 
-def a_field(namespace: str = "agent-7", *, tenant: str = "", dimension: int = 8, distance: Distance = Distance.COSINE) -> Field:
-    return Field(Scope(tenant, namespace), dimension, distance)
+def a_field(
+    namespace: str = "agent-7",
+    *,
+    tenant: str = "",
+    number: int = 1,
+    dimension: int = 8,
+    distance: Distance = Distance.COSINE,
+) -> Field:
+    return Field(Scope(tenant, namespace), number, dimension, distance)
 
 
 def vectors(count: int, dimension: int = 8, *, seed: int = 7) -> Vectors:

@@ -8,7 +8,7 @@ import uuid
 import numpy as np
 import pytest
 
-from sfm_grpc.model import Between, Distance, MemoryFilter, Scope
+from sfm_grpc.model import Between, Distance, MemoryFilter
 from sfm_grpc.storage.vectors import points
 from sfm_grpc.storage.vectors.points import INDEXED, Condition, Identities, scope_name
 from tests.vectors.given import NOW_US, a_field, a_point, some_points, vectors
@@ -17,19 +17,20 @@ NAMES = ["", "a", "b", "ab", "ba", ":", "a:", ":a", "1:a", "2:a:b", "é", "e\u03
 
 
 def test_no_two_scopes_have_one_name() -> None:
-    scopes = [Scope(tenant, namespace) for tenant, namespace in itertools.product(NAMES, NAMES)]
-    assert len({scope_name(scope) for scope in scopes}) == len(scopes)
+    fields = [a_field(namespace, tenant=tenant, number=n) for tenant, namespace, n in itertools.product(NAMES, NAMES, (1, 2, 12))]
+    assert len({scope_name(field) for field in fields}) == len(fields)
 
 
 def test_no_two_memories_have_one_id() -> None:
     three = list(itertools.product(NAMES, NAMES, NAMES))
-    assert len({Identities(Scope(tenant, namespace)).of(key) for tenant, namespace, key in three}) == len(three)
+    assert len({Identities(a_field(namespace, tenant=tenant)).of(key) for tenant, namespace, key in three}) == len(three)
 
 
 def test_an_id_is_a_uuid_and_stays_the_same() -> None:
     """Or everything that is indexed would be indexed once more."""
-    assert Identities(Scope("tenant", "agent-7")).of("key/1") == "73523b6e-5fab-8de8-a4cc-eb87af2f6850"
-    assert str(uuid.UUID(Identities(Scope("", "a")).of("é"))) == Identities(Scope("", "a")).of("é")
+    assert Identities(a_field("agent-7", tenant="tenant")).of("key/1") == "17b1f1a0-ed2c-7f93-045f-f90d761f302f"
+    identities = Identities(a_field("a"))
+    assert str(uuid.UUID(identities.of("é"))) == identities.of("é")
 
 
 def test_every_condition_is_about_a_field_that_is_indexed_and_kept() -> None:

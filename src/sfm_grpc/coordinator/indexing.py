@@ -11,15 +11,16 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
 
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.errors import IndexUnavailable, Overloaded, StoreUnavailable
 from sfm_grpc.metrics import IndexMetrics
-from sfm_grpc.model import Memory, Scope
+from sfm_grpc.model import Memory, Scope, Space
 from sfm_grpc.storage.contract import Store
-from sfm_grpc.storage.memory_contract import Behind
-from sfm_grpc.storage.vectors.contract import Field, Point, VectorIndex
+from sfm_grpc.storage.index_contract import DeadLetter, Progress
+from sfm_grpc.storage.vectors.contract import Field, IndexDamaged, Point, VectorIndex
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +28,24 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 0.5
 # How often it is asked how it is, where nothing else is asked of it.
 _CHECK_S = 5.0
+# How often it is said that it is there; one of which that was not said for so long is forgotten, and fed anew if it comes back.
+_KEEP_S, _LOST_AFTER_S = 60.0, 7 * 86_400.0
 _NAMESPACES_AT_ONCE = 100
 _MEMORIES_AT_ONCE = 500
 # A turn lasts so much longer than one step may take; whoever dies in it is followed after that.
 _TURN_S = 30.0
+_TURN_RETRY_S = 0.05
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 10.0
 _REFUSALS_LOGGED = 5
+
+
+@dataclass(slots=True)
+class Turn:
+    """Nobody else changes what the index has of a namespace."""
+
+    field: Field
+    indexed: int
+    """The index has all revisions up to this one."""
 
 
 class Indexer:
@@ -46,7 +59,7 @@ class Indexer:
         self._written = asyncio.Event()
         self._advanced = asyncio.Event()
         self._opened = False
-        self._checked_s = -_CHECK_S
+        self._checked_s = self._kept_s = -_KEEP_S
         self._component = Component(index.name, ok=False, detail="not opened yet", needed=False)
 
     def component(self) -> Component:
@@ -56,6 +69,10 @@ class Indexer:
     def written(self) -> None:
         """Something was written here: there is no need to wait for the next look."""
         self._written.set()
+
+    async def progress(self, scope: Scope) -> Progress | None:
+        """How far the index is with a namespace; None: there is none. Raises StoreUnavailable."""
+        return await self._store.indexing.progress(scope, self._index.identity)
 
     async def run(self) -> None:
         """Works until it is cancelled."""
@@ -67,6 +84,7 @@ class Indexer:
             except (IndexUnavailable, StoreUnavailable, Overloaded) as error:
                 failed += 1
                 self._set(ok=not isinstance(error, IndexUnavailable), detail=str(error))
+                await self._discard_if_damaged(error)
             except Exception:  # whatever is wrong with one namespace, the others must not be left behind
                 failed += 1
                 _log.exception("feeding the vector index failed")
@@ -77,14 +95,23 @@ class Indexer:
         if not self._opened:
             await self._index.open()
             self._opened = True
-        if not self._component.ok or time.monotonic() - self._checked_s >= _CHECK_S:
+        now_s = time.monotonic()
+        if not self._component.ok or now_s - self._checked_s >= _CHECK_S:
             self._set(ok=True, detail=await self._index.check())
-            self._checked_s = time.monotonic()
+            self._checked_s = now_s
+        if now_s - self._kept_s >= _KEEP_S:
+            await self._store.indexing.keep(self._index.identity, lost_after_s=_LOST_AFTER_S)
+            self._kept_s = now_s
         self._written.clear()
-        found = await self._store.memories.behind(self._index.identity, _NAMESPACES_AT_ONCE)
-        self._metrics.behind.set(sum(b.space.revision - b.indexed for b in found))
-        for behind in found:
-            await self._feed(behind.scope)
+        found = await self._store.indexing.behind(self._index.identity, _NAMESPACES_AT_ONCE)
+        self._metrics.behind.set(sum(each.space.revision - each.indexed for each in found))
+        if not found:
+            self._metrics.lag_seconds.set(0)
+        for each in found:
+            async with self.turn(each.scope, each.space, wait=False) as turn:
+                if turn is not None:
+                    await self.feed(turn, each.space.revision)
+        await self._let_go()
 
     async def _pause(self, failed: int) -> None:
         if failed:
@@ -94,54 +121,95 @@ class Indexer:
             async with asyncio.timeout(_LOOK_S):
                 await self._written.wait()
 
-    async def _feed(self, scope: Scope) -> None:
-        """Brings the index up to the namespace's newest revision, if it is this process's turn."""
-        name = self._index.identity
-        turn = await self._store.memories.take_index(scope, name, self._owner, lasts_s=_TURN_S)
-        if turn is None:
+    async def _discard_if_damaged(self, error: Exception) -> None:
+        """What cannot be read any more is let go of, and fed anew."""
+        if not isinstance(error, IndexDamaged) or error.geometry is None:
             return
         try:
-            indexed = turn.indexed
-            while changed := await self._store.memories.changed(scope, after=indexed, limit=_MEMORIES_AT_ONCE):
-                await self._apply(turn, changed)
-                indexed = changed[-1].revision
-                if not await self._store.memories.advance_index(scope, name, self._owner, indexed, lasts_s=_TURN_S):
-                    return  # it was begun anew
-                self._tell_those_who_wait()
-            if indexed < turn.space.revision:  # the newest write left nothing that is still there
-                await self._store.memories.advance_index(scope, name, self._owner, turn.space.revision, lasts_s=_TURN_S)
-                self._tell_those_who_wait()
-        finally:
-            with contextlib.suppress(StoreUnavailable, Overloaded):
-                await self._store.memories.release_index(scope, name, self._owner)
+            await self._index.discard(*error.geometry)
+        except IndexUnavailable as again:
+            _log.error("what is damaged of the vector index could not be removed: %s", again)
+        else:
+            _log.error("the vector index was damaged, and is made anew from the memories: %s", error)
 
-    async def _apply(self, turn: Behind, changed: Sequence[Memory]) -> None:
-        field = Field(turn.scope, turn.space.dimension, turn.space.distance)
-        puts = [_point(m) for m in changed if m.vector is not None and not m.delete_time_us]
+    async def _let_go(self) -> None:
+        """Lets go of what the index has of namespaces that were dropped."""
+        name = self._index.identity
+        for each in await self._store.indexing.dropped(name, _NAMESPACES_AT_ONCE):
+            if await self._store.indexing.take(each.number, name, self._owner, lasts_s=_TURN_S) is None:
+                continue
+            if each.dimension:
+                await self._index.drop(Field(each.scope, each.number, each.dimension, each.distance))
+            await self._store.indexing.forget_dropped(each.number, name)
+
+    # ---- turns
+
+    @contextlib.asynccontextmanager
+    async def turn(self, scope: Scope, space: Space, *, wait: bool = True) -> AsyncIterator[Turn | None]:
+        """The turn to change what the index has of a namespace; where it is another's, waits for it, or (None) does not.
+
+        Raises StoreUnavailable, IndexUnavailable.
+        """
+        name = self._index.identity
+        while (indexed := await self._store.indexing.take(space.number, name, self._owner, lasts_s=_TURN_S)) is None and wait:  # noqa: ASYNC110  another process has it
+            await asyncio.sleep(_TURN_RETRY_S)
+        try:
+            yield None if indexed is None else Turn(field_of(scope, space), indexed)
+        finally:
+            if indexed is not None:
+                with contextlib.suppress(StoreUnavailable, Overloaded):
+                    await self._store.indexing.release(space.number, name, self._owner)
+
+    async def renew(self, turn: Turn) -> None:
+        """The turn lasts longer, and the index has all revisions up to the turn's. Raises IndexUnavailable where it was lost."""
+        number, name = turn.field.number, self._index.identity
+        if not await self._store.indexing.advance(number, name, self._owner, turn.indexed, lasts_s=_TURN_S):
+            raise IndexUnavailable(problem=f"the index of {turn.field.scope.namespace!r} was begun anew meanwhile")
+        self._advanced.set()
+        self._advanced = asyncio.Event()
+
+    async def feed(self, turn: Turn, newest: int) -> None:
+        """Brings the index up to the `newest` revision, and what was written since. Raises as `turn`."""
+        if turn.indexed == 0:
+            await self._index.drop(turn.field)  # whatever it has of it from before is not known to be so
+        tables = self._store.indexing
+        while changed := await tables.changed(turn.field.number, after=turn.indexed, limit=_MEMORIES_AT_ONCE):
+            self._metrics.lag_seconds.set(time.time() - changed[0].update_time_us / 1e6)
+            await self.apply(turn, changed)
+            turn.indexed = changed[-1].revision
+            await self.renew(turn)
+        if turn.indexed < newest:  # the newest write left nothing that is still there
+            turn.indexed = newest
+            await self.renew(turn)
+
+    async def apply(self, turn: Turn, memories: Sequence[Memory], gone: Collection[str] = ()) -> None:
+        """Makes the index have these as they are, and nothing of what is `gone`. Raises IndexUnavailable, StoreUnavailable."""
+        puts = [_point(m) for m in memories if m.vector is not None and not m.delete_time_us]
         put = {p.key for p in puts}
         began = time.monotonic()
-        refused = await self._index.apply(field, puts, [m.key for m in changed if m.key not in put])
+        refused = await self._index.apply(turn.field, puts, [*(m.key for m in memories if m.key not in put), *gone])
         self._metrics.apply_seconds.observe(time.monotonic() - began)
-        self._metrics.applied.inc(len(changed))
+        self._metrics.applied.inc(len(memories))
+        if not refused:
+            return
         self._metrics.refused.inc(len(refused))
         for each in refused[:_REFUSALS_LOGGED]:
-            _log.error("the vector index does not take %r of %r: %s", each.key, turn.scope.namespace, each.reason)
+            _log.error("the vector index does not take %r of %r: %s", each.key, turn.field.scope.namespace, each.reason)
+        now_us = time.time_ns() // 1000
+        letters = [DeadLetter(each.key, each.revision, each.reason, now_us) for each in refused]
+        await self._store.indexing.refuse(turn.field.number, self._index.identity, letters)
 
     # ---- those who wait for it
 
     async def until_indexed(self, scope: Scope, revision: int, until_s: float) -> bool:
         """Waits until the index has a revision, or until `until_s` on time.monotonic(); whether it has."""
-        while await self._store.memories.indexed(scope, self._index.identity) < revision:
+        while not _has(await self.progress(scope), revision):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(_LOOK_S, until_s - time.monotonic())):
                     await self._advanced.wait()
             if time.monotonic() >= until_s:
                 return False
         return True
-
-    def _tell_those_who_wait(self) -> None:
-        self._advanced.set()
-        self._advanced = asyncio.Event()
 
     def _set(self, *, ok: bool, detail: str) -> None:
         self._metrics.ok.set(ok)
@@ -150,6 +218,16 @@ class Indexer:
             _log.warning("%s", detail)
         elif ok and not before.ok:
             _log.info("the vector index is there: %s", detail)
+
+
+def field_of(scope: Scope, space: Space) -> Field:
+    """Where the vectors of a namespace lie."""
+    return Field(scope, space.number, space.dimension, space.distance)
+
+
+def _has(progress: Progress | None, revision: int) -> bool:
+    """Whether there is nothing of a namespace up to a revision that the index lacks; without a vector there is none."""
+    return progress is None or progress.indexed >= revision or not progress.space.dimension
 
 
 def _point(m: Memory) -> Point:

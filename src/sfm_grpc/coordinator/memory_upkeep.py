@@ -13,7 +13,6 @@ from sfm_grpc.errors import Overloaded, StoreUnavailable
 from sfm_grpc.metrics import Metrics
 from sfm_grpc.model import ExpireMemory, MemoryWrites, Outcome, Scope, Transaction
 from sfm_grpc.storage.contract import Store
-from sfm_grpc.storage.vectors.contract import VectorIndex
 
 _log = logging.getLogger(__name__)
 
@@ -27,15 +26,11 @@ _AT_ONCE_S = 2.0
 class MemoryUpkeep:
     """Reads do not need it, expired memories are absent at once; room, counts and the index do."""
 
-    def __init__(
-        self, store: Store, commits: CommitPath, metrics: Metrics, index: VectorIndex, *, undelete_s: int, node_id: str
-    ) -> None:
-        """Tombstones of which the `index` may still have points stay."""
+    def __init__(self, store: Store, commits: CommitPath, metrics: Metrics, *, undelete_s: int, node_id: str) -> None:
         self._store = store
         self._commits = commits
         self._metrics = metrics
         self._undelete_s = undelete_s
-        self._index = index
         self._node_id = node_id
 
     async def run(self) -> None:
@@ -44,7 +39,8 @@ class MemoryUpkeep:
         while True:
             try:
                 await self.expire()
-                if self._index.identity and time.monotonic() - buried >= _BURY_EVERY_S:
+                await self.clear_dropped()
+                if time.monotonic() - buried >= _BURY_EVERY_S:
                     buried = time.monotonic()
                     await self.bury()
             except (StoreUnavailable, Overloaded) as error:
@@ -80,9 +76,15 @@ class MemoryUpkeep:
         total, until = 0, time.monotonic() + _AT_ONCE_S
         while time.monotonic() < until:
             before_us = time.time_ns() // 1000 - self._undelete_s * 1_000_000
-            buried = await self._store.memories.bury(before_us, self._index.identity, _AT_ONCE)
+            buried = await self._store.memories.bury(before_us, _AT_ONCE)
             total += buried
             if buried < _AT_ONCE:
                 break
         self._metrics.buried.inc(total)
         return total
+
+    async def clear_dropped(self) -> None:
+        """Takes away what is left of dropped namespaces, for a while. Raises StoreUnavailable."""
+        until = time.monotonic() + _AT_ONCE_S
+        while await self._store.memories.clear_dropped() and time.monotonic() < until:
+            pass

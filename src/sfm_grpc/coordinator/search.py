@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sfm_grpc.coordinator import names
+from sfm_grpc.coordinator.indexing import field_of
 from sfm_grpc.coordinator.memories import check_filter
 from sfm_grpc.errors import InvalidRequest, NotFound
 from sfm_grpc.model import Buffer, Distance, Memory, MemoryFilter, Scope
@@ -58,16 +59,16 @@ class MemorySearch:
         names.check_name(query.scope.namespace, "namespace")
         check_filter(query.chosen)
         limit = self._limit(query.limit)
-        space = await self._store.memories.space(query.scope)
-        if space is None:
-            raise NotFound(what="namespace", namespace=query.scope.namespace)
         # Before the index is asked: whatever it has by then, it had.
-        indexed = await self._store.memories.indexed(query.scope, self._index.identity)
+        progress = await self._store.indexing.progress(query.scope, self._index.identity)
+        if progress is None:
+            raise NotFound(what="namespace", namespace=query.scope.namespace)
+        space = progress.space
         if space.dimension == 0:
-            return Neighbours((), indexed, space.revision)
+            return Neighbours((), space.revision, space.revision)
         _check_vector(query, space.dimension, space.distance)
-        field = Field(query.scope, space.dimension, space.distance)
-        return Neighbours(await self._nearest(query, field, limit), indexed, space.revision)
+        found = await self._nearest(query, field_of(query.scope, space), limit)
+        return Neighbours(found, progress.indexed, space.revision)
 
     async def _nearest(self, query: SearchQuery, field: Field, limit: int) -> tuple[tuple[Memory, float], ...]:
         now_us, asked = time.time_ns() // 1000, limit + _SPARE + int(limit * _SPARE_SHARE)

@@ -68,6 +68,8 @@ class Memory:
 class Space:
     """What is known of a namespace's memories as a whole."""
 
+    number: int
+    """Of this life of it: once it was deleted and comes into being again it has another."""
     dimension: int
     """Of its vectors, fixed when it is created or by the first of them; 0: not fixed yet."""
     distance: Distance
@@ -82,7 +84,13 @@ class Space:
     tombstones: int
     """Deleted ones that are still kept."""
     create_time_us: int
+    """0: it does not exist; what is left of one that was dropped is where its revisions go on."""
     update_time_us: int
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is there, or only its number and revision."""
+        return self.create_time_us > 0
 
 
 # ---- changes
@@ -145,7 +153,51 @@ class ExpireMemory:
     key: str
 
 
-MemoryChange: TypeAlias = PutMemory | DeleteMemory | UndeleteMemory | PurgeMemory | ExpireMemory
+@dataclass(frozen=True, slots=True)
+class DropSpace:
+    """A change, the only one of its transaction: the namespace goes, with all that is in it, for good."""
+
+    if_revision: int | None = None
+    """The namespace must be at this revision."""
+    required: bool = True
+    """There must be one."""
+    key: str = ""
+
+
+LinkName: TypeAlias = tuple[str, str, str]
+"""The key that a link leads from, its type, and the key that it leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutLink:
+    """A change: there is a link from one memory to another, of this weight. Both must live."""
+
+    name: LinkName
+    weight: float
+    field: str = ""
+    """Where it stands in the request."""
+
+    @property
+    def key(self) -> str:
+        """What it leads from."""
+        return self.name[0]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
+    """A change: there is no such link; nothing happens where it is absent."""
+
+    name: LinkName
+
+    @property
+    def key(self) -> str:
+        """What it leads from."""
+        return self.name[0]
+
+
+MemoryChange: TypeAlias = (
+    PutMemory | DeleteMemory | UndeleteMemory | PurgeMemory | ExpireMemory | DropSpace | PutLink | DeleteLink
+)
 
 
 class Outcome(enum.IntEnum):
@@ -159,6 +211,10 @@ class Outcome(enum.IntEnum):
     UNCHANGED = 6
     """There was nothing to do: an absent key was deleted, a living one undeleted."""
     EXPIRED = 7
+    DROPPED = 8
+    """The namespace went."""
+    LINKED = 9
+    UNLINKED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +229,8 @@ class MemoryReceipt:
     """SHA-256 of its payload; b"" of one that is absent."""
     create_time_us: int
     update_time_us: int
+    link: LinkName | None = None
+    """It is of a link."""
 
 
 # ---- questions
@@ -224,3 +282,48 @@ class MemoryQuery:
     """What has expired by then is absent."""
     payloads: bool = True
     vectors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link from one memory to another."""
+
+    name: LinkName
+    weight: float
+    create_time_us: int
+    update_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkQuery:
+    """One page of a memory's links, by type and then by the other key."""
+
+    key: str
+    incoming: bool
+    """Those that lead to it, not from it."""
+    link_types: tuple[str, ...]
+    """Any of these; none named: all."""
+    after: tuple[str, str] | None
+    """The page goes on after this place: type and other key."""
+    limit: int
+    now_us: int
+    """What has expired by then is absent, and its links with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStats:
+    """What is known of a namespace's living memories of one type."""
+
+    memory_type: str
+    memories: int
+    vectors: int
+    payload_bytes: int
+    expiring: int
+    """How many will expire some day."""
+    importance_min: float
+    importance_mean: float
+    importance_max: float
+    oldest_time_us: int
+    """When the oldest was created."""
+    newest_time_us: int
+    """When one was written last."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sfm_grpc.model.basics import NO_METADATA, Metadata, Scope
 from sfm_grpc.model.matrices import MatrixChange, Version
-from sfm_grpc.model.memories import MemoryChange, MemoryReceipt
+from sfm_grpc.model.memories import DeleteLink, LinkName, MemoryChange, MemoryReceipt, PutLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,17 @@ class MemoryWrites:
     changes: tuple[MemoryChange, ...]
     event_of: Callable[[Sequence[MemoryReceipt]], Event]
     """What the world is told of them."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Of all memories that they are about, each once."""
+        ends = [key for name in self.links for key in (name[0], name[2])]
+        return list(dict.fromkeys([*(c.key for c in self.changes if c.key), *ends]))
+
+    @property
+    def links(self) -> Sequence[LinkName]:
+        """Of all links that they are about."""
+        return [c.name for c in self.changes if isinstance(c, PutLink | DeleteLink)]
 
 
 class CacheState(enum.IntEnum):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, Scope, Transaction, Version
+from sfm_grpc.storage.index_contract import IndexTables
 from sfm_grpc.storage.memory_contract import MemoryTables
 
 
@@ -77,6 +78,10 @@ class Store(Protocol):
     @property
     def memories(self) -> MemoryTables:
         """The questions about memories."""
+
+    @property
+    def indexing(self) -> IndexTables:
+        """How far vector indexes are."""
 
     async def open(self) -> None:
         """Connects, and creates or checks the schema. Nothing is open when it raises, and it may be called again.

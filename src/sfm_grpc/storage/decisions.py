@@ -21,7 +21,8 @@ from sfm_grpc.model import (
     Transaction,
     Version,
 )
-from sfm_grpc.storage.memories import Decided, receipts_from_bytes
+from sfm_grpc.storage.memory_receipts import receipts_from_bytes
+from sfm_grpc.storage.memory_writes import Decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Remembered:
     receipt: bytes
     first_time_us: int
     memories: bytes = b""
-    """`storage.memories.receipts_to_bytes` of what was told of memories."""
+    """`storage.memory_receipts.receipts_to_bytes` of what was told of memories."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,31 +6,45 @@ executes it. So revisions are given in the order of the commits, without a gap t
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sfm_grpc.errors import AlreadyExists, InvalidRequest, NotFound, VersionConflict
 from sfm_grpc.model import (
     Buffer,
+    DeleteLink,
     DeleteMemory,
     Distance,
+    DropSpace,
     ExpireMemory,
     MemoryChange,
     MemoryReceipt,
     Outcome,
     Part,
     PurgeMemory,
+    PutLink,
     PutMemory,
     Scope,
     Space,
     UndeleteMemory,
 )
+from sfm_grpc.storage.memory_writes import (
+    Decided,
+    Held,
+    Known,
+    Write,
+    WriteDrop,
+    WriteErase,
+    WriteLink,
+    WriteMark,
+    WritePut,
+    WriteUnlink,
+)
 
 EMPTY = Space(
+    number=0,
     dimension=0,
     distance=Distance.COSINE,
     revision=0,
@@ -47,89 +61,31 @@ EMPTY = Space(
 _LENGTH_MIN, _LENGTH_MAX = 1e-18, 1e18
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is kept of a key, without its contents."""
+def decide(scope: Scope, changes: Sequence[MemoryChange], space: Space | None, held: Held, time_us: int) -> Decided:
+    """What the changes make of a namespace; `space` is its row, also of one that was dropped.
 
-    revision: int
-    digest: bytes
-    """Of the payload; b"": its contents are gone."""
-    payload_bytes: int
-    has_vector: bool
-    expire_time_us: int
-    create_time_us: int
-    update_time_us: int
-    delete_time_us: int
-
-    def is_living(self, now_us: int) -> bool:
-        """Neither deleted nor expired."""
-        return not self.delete_time_us and not 0 < self.expire_time_us <= now_us
-
-
-@dataclass(frozen=True, slots=True)
-class WritePut:
-    """The row of the key gets these parts; the rest of a row that is new, or begins anew, is empty."""
-
-    put: PutMemory
-    revision: int
-    create_time_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class WriteMark:
-    """The row of the key is deleted at this time; 0: it is not any more."""
-
-    key: str
-    revision: int
-    delete_time_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class WriteErase:
-    """The row of the key is deleted at this time, and holds nothing any more."""
-
-    key: str
-    revision: int
-    delete_time_us: int
-
-
-Write: TypeAlias = WritePut | WriteMark | WriteErase
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What is to be written, and what is told of it."""
-
-    space: Space
-    """The namespace afterwards."""
-    time_us: int
-    """When: the update time of all that is written."""
-    writes: tuple[Write, ...]
-    receipts: tuple[MemoryReceipt, ...]
-
-
-def decide(
-    scope: Scope, changes: Sequence[MemoryChange], space: Space | None, known: Mapping[str, Known], time_us: int
-) -> Decided:
-    """What the changes make of a namespace.
-
-    Raises AlreadyExists, VersionConflict, NotFound (of a partial put, an undeletion), InvalidRequest (of a vector).
+    Raises AlreadyExists, VersionConflict, NotFound (of a partial put, an undeletion, a link's ends, a namespace to drop),
+    InvalidRequest (of a vector).
     """
-    before = space or replace(EMPTY, create_time_us=time_us)
+    before = space or EMPTY
     # A clock that stepped back must not make the order of times another than that of revisions.
-    decision = _Decision(scope, before, max(time_us, before.update_time_us))
+    now_us = max(time_us, before.update_time_us)
+    decision = _Decision(scope, before if before.exists else replace(before, create_time_us=now_us), now_us, held)
     for change in changes:
-        decision.take(change, known.get(change.key))
+        if isinstance(change, DropSpace):
+            return decision.dropped(change, before)
+        decision.take(change)
     return decision.made()
 
 
 class _Decision:
     """A transaction's changes, one after the other."""
 
-    def __init__(self, scope: Scope, space: Space, now_us: int) -> None:
+    def __init__(self, scope: Scope, space: Space, now_us: int, held: Held) -> None:
         self._scope = scope
         self._space = space
         self._now_us = now_us
+        self._held = held
         self._writes: list[Write] = []
         self._receipts: list[MemoryReceipt] = []
         self._revision = space.revision
@@ -149,9 +105,9 @@ class _Decision:
         )
         return Decided(after, self._now_us, tuple(self._writes), tuple(self._receipts))
 
-    def take(self, change: MemoryChange, known: Known | None) -> None:
+    def take(self, change: MemoryChange) -> None:
         """Decides one change."""
-        living = known if known is not None and known.is_living(self._now_us) else None
+        known, living = self._held.known.get(change.key), self._living(change.key)
         if isinstance(change, PutMemory):
             self._put(change, known, living)
         elif isinstance(change, DeleteMemory):
@@ -164,8 +120,30 @@ class _Decision:
             self._undelete(change, known, living)
         elif isinstance(change, PurgeMemory):
             self._erase(change.key, known, Outcome.PURGED)
-        else:
+        elif isinstance(change, ExpireMemory):
             self._expire(change, known)
+        elif isinstance(change, PutLink):
+            self._link(change)
+        elif isinstance(change, DeleteLink):
+            self._unlink(change)
+        else:
+            raise AssertionError(f"{change} is not decided beside others")
+
+    def dropped(self, change: DropSpace, before: Space) -> Decided:
+        """What comes of the namespace's end."""
+        if not before.exists:
+            if change.required:
+                raise NotFound(what="namespace", namespace=self._scope.namespace)
+            return Decided(before, self._now_us, (), (MemoryReceipt("", Outcome.UNCHANGED, 0, b"", 0, 0),))
+        if change.if_revision not in (None, before.revision):
+            raise self._conflict(change.if_revision, before.revision, before.update_time_us, key="", field="if_revision")
+        after = replace(EMPTY, number=before.number, revision=before.revision + 1, update_time_us=self._now_us)
+        receipt = MemoryReceipt("", Outcome.DROPPED, after.revision, b"", before.create_time_us, self._now_us)
+        return Decided(after, self._now_us, (WriteDrop(),), (receipt,))
+
+    def _living(self, key: str) -> Known | None:
+        known = self._held.known.get(key)
+        return known if known is not None and known.is_living(self._now_us) else None
 
     # ---- one of each kind
 
@@ -185,7 +163,7 @@ class _Decision:
         self._payload_bytes += len(put.payload) if sets_payload else (living.payload_bytes if living else 0)
         created_us = living.create_time_us if living else self._now_us
         revision = self._next()
-        self._writes.append(WritePut(put, revision, created_us))
+        self._writes.append(WritePut(put, revision, created_us, anew=known is not None and living is None))
         digest = put.digest if sets_payload else (living.digest if living else b"")
         outcome = Outcome.UPDATED if living else Outcome.CREATED
         self._receipts.append(MemoryReceipt(put.key, outcome, revision, digest, created_us, self._now_us))
@@ -227,6 +205,28 @@ class _Decision:
         else:
             self._erase(change.key, known, Outcome.EXPIRED)
 
+    def _link(self, change: PutLink) -> None:
+        source, _, target = change.name
+        absent = tuple(dict.fromkeys(end for end in (source, target) if self._living(end) is None))
+        if absent:
+            raise NotFound(what="memory", namespace=self._scope.namespace, names=absent)
+        created_us = self._held.links.get(change.name, self._now_us)
+        self._writes.append(WriteLink(change.name, change.weight, created_us))
+        self._receipts.append(self._of_link(change, Outcome.LINKED, created_us))
+
+    def _unlink(self, change: DeleteLink) -> None:
+        created_us = self._held.links.get(change.name)
+        if created_us is None:
+            self._receipts.append(self._of_link(change, Outcome.UNCHANGED, 0))
+            return
+        self._writes.append(WriteUnlink(change.name))
+        self._receipts.append(self._of_link(change, Outcome.UNLINKED, created_us))
+
+    def _of_link(self, change: PutLink | DeleteLink, outcome: Outcome, created_us: int) -> MemoryReceipt:
+        living = self._living(change.key)
+        revision, digest = (living.revision, living.digest) if living else (0, b"")
+        return MemoryReceipt(change.key, outcome, revision, digest, created_us, self._now_us, change.name)
+
     def _unchanged(self, key: str, living: Known | None) -> None:
         told = (living.revision, living.digest, living.create_time_us, living.update_time_us) if living else (0, b"", 0, 0)
         self._receipts.append(MemoryReceipt(key, Outcome.UNCHANGED, *told))
@@ -236,15 +236,18 @@ class _Decision:
     def _check_revision(self, key: str, expected: int | None, living: Known | None, field: str) -> None:
         current = living.revision if living else 0
         if expected is not None and expected != current:
-            raise VersionConflict(
-                namespace=self._scope.namespace,
-                expected=expected,
-                current=current,
-                committer="",
-                commit_time_us=living.update_time_us if living else 0,
-                key=key,
-                field=field,
-            )
+            raise self._conflict(expected, current, living.update_time_us if living else 0, key=key, field=field)
+
+    def _conflict(self, expected: int | None, current: int, time_us: int, *, key: str, field: str) -> VersionConflict:
+        return VersionConflict(
+            namespace=self._scope.namespace,
+            expected=expected or 0,
+            current=current,
+            committer="",
+            commit_time_us=time_us,
+            key=key,
+            field=field,
+        )
 
     def _check_vector(self, put: PutMemory, vector: Buffer) -> None:
         size, field = len(vector) // 4, f"{put.field}.memory.vector"
@@ -273,25 +276,3 @@ class _Decision:
     def _next(self) -> int:
         self._revision += 1
         return self._revision
-
-
-# ---- receipts, as they are remembered with a request: in the order of its changes, so without the keys
-
-_RECEIPT = struct.Struct("<BqqQ32s")
-_NO_DIGEST = bytes(32)
-
-
-def receipts_to_bytes(receipts: Iterable[MemoryReceipt]) -> bytes:
-    """What is kept of receipts."""
-    return b"".join(
-        _RECEIPT.pack(r.outcome, r.revision, r.create_time_us, r.update_time_us, r.digest or _NO_DIGEST) for r in receipts
-    )
-
-
-def receipts_from_bytes(kept: bytes, changes: Sequence[MemoryChange]) -> tuple[MemoryReceipt, ...]:
-    """The receipts again, of the same changes."""
-    rows = zip(changes, _RECEIPT.iter_unpack(kept), strict=True)
-    return tuple(
-        MemoryReceipt(c.key, Outcome(outcome), revision, b"" if digest == _NO_DIGEST else digest, created_us, updated_us)
-        for c, (outcome, revision, created_us, updated_us, digest) in rows
-    )

@@ -9,6 +9,8 @@ from sfm_grpc.model import (
     COORDINATES_MAX,
     Between,
     Distance,
+    Link,
+    LinkQuery,
     Memory,
     MemoryFilter,
     MemoryOrder,
@@ -17,6 +19,7 @@ from sfm_grpc.model import (
     PutMemory,
     Space,
 )
+from sfm_grpc.storage.memory_writes import WritePut
 
 Row = Sequence[Any]
 Bind = Callable[[object], str]
@@ -46,10 +49,22 @@ _ORDERS = {
 }
 
 
+SPACE = (
+    "s.space_id, s.dimension, s.distance, s.revision, s.memories, s.vectors, s.payload_bytes, s.tombstones, s.create_time_us, "
+    "s.update_time_us"
+)
+"""The columns that `space_from` reads."""
+
+
 def space_from(row: Row) -> Space:
-    """A namespace of its columns, in the order of the record."""
-    dimension, distance, *rest = row
-    return Space(dimension, Distance(distance), *rest)
+    """A namespace of its columns."""
+    number, dimension, distance, *rest = row
+    return Space(number, dimension, Distance(distance), *rest)
+
+
+def row_of(space: Space) -> dict[str, object]:
+    """What a namespace's row becomes."""
+    return {"space_id" if name == "number" else name: getattr(space, name) for name in Space.__slots__}
 
 
 def columns(*, payloads: bool, vectors: bool) -> str:
@@ -82,6 +97,14 @@ def coordinates_of(put: PutMemory) -> tuple[object, ...]:
     return len(put.coordinates), *put.coordinates, *(None,) * (COORDINATES_MAX - len(put.coordinates))
 
 
+def whole_of(space_id: int, written: WritePut, time_us: int) -> tuple[object, ...]:
+    """The row of a memory that is put as a whole, in the order of the statement."""
+    put = written.put
+    times = (written.create_time_us, time_us, put.expire_time_us)
+    facts = (put.memory_type, put.importance, *coordinates_of(put))
+    return space_id, put.key, written.revision, *times, *facts, put.digest, put.payload, put.vector
+
+
 def values_of_parts(put: PutMemory) -> dict[str, object]:
     """The columns that a put sets, and their values."""
     places = dict(zip(("coordinates", *_COORDINATES), coordinates_of(put), strict=True))
@@ -97,13 +120,57 @@ def values_of_parts(put: PutMemory) -> dict[str, object]:
     return {name: values[name] for part, names in _PART_COLUMNS.items() if part in put.parts for name in names}
 
 
-def chosen(query: MemoryQuery, bind: Bind) -> str:
-    """The conditions of a query, each behind an AND."""
-    conditions = [*_filtered(query.chosen, bind), *_continued(query, bind)]
+class Parameters:
+    """The values of a statement that is put together, each under the name that the statement has for it."""
+
+    def __init__(self, form: str, **values: object) -> None:
+        """`form`: how the statement names a parameter, such as ":{}"."""
+        self._form = form
+        self.values = values
+
+    def bind(self, value: object) -> str:
+        """Makes a value a parameter, and returns how the statement names it."""
+        name = f"p{len(self.values)}"
+        self.values[name] = value
+        return self._form.format(name)
+
+
+def page(statement: str, query: MemoryQuery, parameters: Parameters) -> str:
+    """The statement of a list's page."""
+    conditions = [*_filtered(query.chosen, parameters.bind), *_continued(query, parameters.bind)]
+    return statement.format(
+        columns=columns(payloads=query.payloads, vectors=query.vectors), chosen=_all(conditions), order=_order(query)
+    )
+
+
+def stats(statement: str, wanted: MemoryFilter, parameters: Parameters) -> str:
+    """The statement of what there is of each type."""
+    return statement.format(chosen=_all(_filtered(wanted, parameters.bind)))
+
+
+def links(statement: str, query: LinkQuery, parameters: Parameters) -> str:
+    """The statement of a memory's links."""
+    near, far = ("target", "source") if query.incoming else ("source", "target")
+    conditions = []
+    if query.link_types:
+        conditions.append(f"l.link_type IN ({', '.join(parameters.bind(each) for each in query.link_types)})")
+    if query.after is not None:
+        link_type, other = query.after
+        conditions.append(f"(l.link_type, l.{far}) > ({parameters.bind(link_type)}, {parameters.bind(other)})")
+    return statement.format(near=near, far=far, chosen=_all(conditions))
+
+
+def _all(conditions: Sequence[str]) -> str:
     return "".join(f"\n  AND {condition}" for condition in conditions)
 
 
-def order(query: MemoryQuery) -> str:
+def link_from(row: Row) -> Link:
+    """A link of its columns."""
+    source, link_type, target, *rest = row
+    return Link((source, link_type, target), *rest)
+
+
+def _order(query: MemoryQuery) -> str:
     """What the list goes by."""
     way = " DESC" if query.descending else ""
     by = _ORDERS[query.order]

@@ -6,20 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from sfm_grpc.model import Distance, Memory, MemoryQuery, Scope, Space
-
-
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """A namespace, and how far an index is behind it."""
-
-    scope: Scope
-    space: Space
-    indexed: int
-    """The index has all revisions up to this one."""
+from sfm_grpc.model import Distance, Link, LinkQuery, Memory, MemoryFilter, MemoryQuery, Scope, Space, TypeStats
 
 
 class MemoryTables(Protocol):
@@ -43,39 +32,22 @@ class MemoryTables(Protocol):
     async def page(self, scope: Scope, query: MemoryQuery) -> Sequence[Memory]:
         """One page of a list of those that live; without `payloads` these are empty, without `vectors` None."""
 
+    async def links(self, scope: Scope, query: LinkQuery) -> Sequence[Link]:
+        """One page of a memory's links with others that live. Raises NotFound (namespace, memory)."""
+
+    async def stats(self, scope: Scope, wanted: MemoryFilter, now_us: int) -> Sequence[TypeStats]:
+        """What there is of each type among those that live, by type. All of them are looked at. Raises NotFound (namespace)."""
+
     # ---- what comes to its end
 
     async def expired(self, now_us: int, limit: int) -> Sequence[tuple[Scope, str]]:
         """Keys of memories that have expired and are not deleted yet, those that expired first."""
 
-    async def bury(self, before_us: int, index: str, limit: int) -> int:
+    async def bury(self, before_us: int, limit: int) -> int:
         """Takes away tombstones from before a time, and those that hold nothing; returns how many.
 
-        Those stay of which the index may still have a point.
+        Those stay that some index may still have.
         """
 
-    # ---- the index behind
-
-    async def behind(self, index: str, limit: int) -> Sequence[Behind]:
-        """Namespaces with vectors that were written to after what this index has of them."""
-
-    async def indexed(self, scope: Scope, index: str) -> int:
-        """The index has all revisions of the namespace up to this one; 0: none."""
-
-    async def take_index(self, scope: Scope, index: str, owner: str, *, lasts_s: float) -> Behind | None:
-        """The turn to feed a namespace to an index, for so long; None: another owner has it, or there is no such namespace.
-
-        While it lasts nobody else has it. From the first turn on nothing is buried that the index may have.
-        """
-
-    async def changed(self, scope: Scope, *, after: int, limit: int) -> Sequence[Memory]:
-        """What was written after a revision, oldest first, as it is now: without payloads, with vectors, deleted ones too."""
-
-    async def advance_index(self, scope: Scope, index: str, owner: str, revision: int, *, lasts_s: float) -> bool:
-        """The index has all revisions up to this one, and the turn lasts longer; False: it is no longer the owner's."""
-
-    async def release_index(self, scope: Scope, index: str, owner: str) -> None:
-        """The turn is over."""
-
-    async def forget_index(self, scope: Scope, index: str) -> None:
-        """The index has nothing of the namespace any more: it is fed from the beginning."""
+    async def clear_dropped(self) -> int:
+        """Takes away some of what is left of dropped namespaces; returns how much. Call it again until it returns 0."""

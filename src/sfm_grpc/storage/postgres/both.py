@@ -16,8 +16,9 @@ from psycopg.pq import TransactionStatus
 from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
 from sfm_grpc.model import CommitResult, MemoryWrites, Transaction
 from sfm_grpc.storage import decisions
-from sfm_grpc.storage.memories import decide, receipts_to_bytes
-from sfm_grpc.storage.postgres import commit, memories
+from sfm_grpc.storage.memories import decide
+from sfm_grpc.storage.memory_receipts import receipts_to_bytes
+from sfm_grpc.storage.postgres import commit, memories, spaces
 from sfm_grpc.storage.postgres.commit import Packed
 from sfm_grpc.storage.postgres.errors import Sent
 from sfm_grpc.storage.postgres.heads import Heads
@@ -55,17 +56,17 @@ async def _commit(
         first = decisions.first_answer(t, looked.remembered)
         if first is not None:
             return await version(replayed=True) if t.changes else first
-        decided = decide(t.scope, asked.changes, looked.space, looked.known, t.time_us)
+        decided = decide(t.scope, asked.changes, looked.space, looked.held, t.time_us)
         made = await version(memories=receipts_to_bytes(decided.receipts)) if t.changes else None
         done = replace(made, memories=decided.receipts) if made else decisions.result(t, None, decided)
         if t.validate_only:
             return done
-        space_id = looked.space_id
-        if space_id is None and decided.writes:
-            space_id = await _create(connection, t)
+        number = looked.space.number if looked.space else 0
+        if decided.writes and not number:
+            number = await _create(connection, t)
         sent.writing = True
-        if space_id is not None and decided.writes:
-            await memories.write(connection, space_id, decided)
+        if decided.writes:
+            await memories.write(connection, number, decided)
         if made is None:
             await memories.remember(connection, t, done)
         for event, about in decisions.events(t, done)[bool(made) :]:
@@ -75,11 +76,11 @@ async def _commit(
 
 
 async def _create(connection: AsyncConnection, t: Transaction) -> int:
-    """Makes the namespace's row."""
-    space_id = await memories.create(connection, t)
-    if space_id is None:
+    """Makes the namespace's row; its number."""
+    number = await spaces.create(connection, t.scope)
+    if number is None:
         raise _AgainError
-    return space_id
+    return number
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from sfm_grpc.storage.postgres.both import commit_with_memories
 from sfm_grpc.storage.postgres.connection import connect, is_gone, place, watched
 from sfm_grpc.storage.postgres.errors import Sent, translated
 from sfm_grpc.storage.postgres.heads import Heads
+from sfm_grpc.storage.postgres.indexing import PostgresIndexing
 from sfm_grpc.storage.postgres.memories import PostgresMemories
 from sfm_grpc.storage.postgres.options import PostgresOptions
 from sfm_grpc.storage.postgres.pool import Pool
@@ -49,6 +50,7 @@ class PostgresStore:
         self._turns = Turns(options.lock_timeout_s)
         self._memory_turns = Turns(options.lock_timeout_s)
         self.memories = PostgresMemories(self._pool.run)
+        self.indexing = PostgresIndexing(self._pool.run)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
         self._checker: AsyncConnection | None = None
         self._checking = asyncio.Lock()

@@ -1,32 +1,5 @@
 -- Memories: questions, and what the one write path writes of them.
 
--- name: lock_space
-SELECT space_id, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
-FROM sfm.memory_space WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text FOR UPDATE;
-
--- name: find_space
-SELECT space_id, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
-FROM sfm.memory_space WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text;
-
--- name: list_spaces
-SELECT name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
-FROM sfm.memory_space WHERE tenant = %(tenant)s::text AND name > %(after)s::text ORDER BY name LIMIT %(limit)s;
-
--- name: create_space
-INSERT INTO sfm.memory_space (
-  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
-VALUES (%(tenant)s, %(namespace)s, %(dimension)s, %(distance)s, 0, 0, 0, 0, 0, %(time_us)s, %(time_us)s)
-ON CONFLICT (tenant, name) DO NOTHING
-RETURNING space_id;
-
--- name: fix_space
-UPDATE sfm.memory_space SET dimension = %(dimension)s, distance = %(distance)s WHERE space_id = %(space_id)s;
-
--- name: advance_space
-UPDATE sfm.memory_space SET dimension = %(dimension)s, revision = %(revision)s, memories = %(memories)s, vectors = %(vectors)s,
-  payload_bytes = %(payload_bytes)s, tombstones = %(tombstones)s, update_time_us = %(update_time_us)s
-WHERE space_id = %(space_id)s;
-
 -- name: find_known
 -- After the lock, in a statement of its own: it sees what was committed while the lock was waited for.
 SELECT m.key, m.revision, m.digest, length(m.payload), m.vector IS NOT NULL, m.expire_time_us, m.create_time_us, m.update_time_us,
@@ -83,3 +56,10 @@ WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.key = A
 SELECT {columns} FROM sfm.memory m
 WHERE m.space_id = %(space_id)s AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > %(now_us)s){chosen}
 ORDER BY {order} LIMIT %(limit)s;
+
+-- name: list_stats
+SELECT m.memory_type, count(*), count(m.vector), sum(length(m.payload))::bigint, count(*) FILTER (WHERE m.expire_time_us > 0),
+  min(m.importance), avg(m.importance), max(m.importance), min(m.create_time_us), max(m.update_time_us)
+FROM sfm.memory m
+WHERE m.space_id = %(space_id)s AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > %(now_us)s){chosen}
+GROUP BY m.memory_type ORDER BY m.memory_type;

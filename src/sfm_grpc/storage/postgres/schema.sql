@@ -201,6 +201,46 @@ CREATE TABLE sfm.memory_index (
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
 );
 
+-- When an index was last said to be there, by this database's clock.
+CREATE TABLE sfm.index_seen (
+  name text COLLATE "C" PRIMARY KEY,
+  time_us bigint NOT NULL
+);
+
+-- Memories whose vectors an index does not take, at these revisions, and why.
+CREATE TABLE sfm.memory_refused (
+  space_id bigint NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  revision bigint NOT NULL,
+  reason text NOT NULL,
+  time_us bigint NOT NULL,
+  PRIMARY KEY (space_id, name, key)
+);
+
+-- Namespaces that were dropped: what is left of them under these numbers is taken away little by little.
+CREATE TABLE sfm.memory_dropped (
+  space_id bigint PRIMARY KEY,
+  tenant text COLLATE "C" NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  dimension integer NOT NULL,
+  distance smallint NOT NULL,
+  drop_time_us bigint NOT NULL
+);
+
+-- Links from one memory to another. They are shown while both live, and go when one of them is gone for good.
+CREATE TABLE sfm.memory_link (
+  space_id bigint NOT NULL,
+  source text COLLATE "C" NOT NULL,
+  link_type text COLLATE "C" NOT NULL,
+  target text COLLATE "C" NOT NULL,
+  weight double precision NOT NULL,
+  create_time_us bigint NOT NULL,
+  update_time_us bigint NOT NULL,
+  PRIMARY KEY (space_id, source, link_type, target)
+);
+CREATE INDEX memory_link_target ON sfm.memory_link (space_id, target, link_type, source);
+
 -- Mutations that succeeded, so that a retry gets the first answer again. Its key is what makes sure that one id commits once.
 CREATE TABLE sfm.request (
   -- By name, not by namespace_id: it is looked for before anything else is known.

@@ -11,7 +11,7 @@ from sfm_grpc.errors import DeadlineExceeded
 from sfm_grpc.model import CommitResult, Entry, PutMatrix, Transaction, Version
 from sfm_grpc.storage import codec, decisions, statements
 from sfm_grpc.storage.decisions import Head, Remembered
-from sfm_grpc.storage.memories import receipts_to_bytes
+from sfm_grpc.storage.memory_receipts import receipts_to_bytes
 from sfm_grpc.storage.sqlite import memories
 from sfm_grpc.storage.sqlite.connection import roll_back, translated
 
@@ -58,7 +58,7 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
     first = decisions.first_answer(t, _remembered(connection, t))
     if first is not None:
         return first
-    prepared = memories.prepare(connection, t.scope, t.memories, t.time_us) if t.memories else None
+    decided = memories.prepare(connection, t.scope, t.memories, t.time_us) if t.memories else None
     version = held = namespace = None
     if t.is_about_matrices:
         namespace = _namespace(connection, t)
@@ -68,13 +68,13 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
         held = _held(connection, namespace, t)
         decisions.check_kinds(t, _kinds(connection, namespace, t))
         version = decisions.next_version(t, head, held.entries, keys_max)
-    result = decisions.result(t, version, prepared.decided if prepared else None)
+    result = decisions.result(t, version, decided)
     if t.validate_only:
         return result
     if version is not None and held is not None:
         _write_version(connection, t, namespace, version, held.bodies)
-    if prepared is not None and prepared.decided.writes:
-        memories.write(connection, t.scope, prepared)
+    if decided is not None and decided.writes:
+        memories.write(connection, t.scope, decided)
     _remember(connection, t, result)
     for event, about in decisions.events(t, result):
         told = {"topic": event.topic, "version": about, "time_us": result.commit_time_us, "payload": codec.to_json(event.payload)}

@@ -21,6 +21,7 @@ from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, PutMemory, Sc
 from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
 from sfm_grpc.storage.sqlite import commit, housekeeping, reads
 from sfm_grpc.storage.sqlite.connection import connect, prepare, roll_back, translated, unstuck
+from sfm_grpc.storage.sqlite.indexing import SqliteIndexing
 from sfm_grpc.storage.sqlite.memories import SqliteMemories
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class SqliteStore:
         self._checkpointer: sqlite3.Connection | None = None
         self._checker: sqlite3.Connection | None = None
         self.memories = SqliteMemories(self._read, self._write_once)
+        self.indexing = SqliteIndexing(self._read, self._write_once)
         self._file = (0, 0)
         """Device and inode of the file that is open: whether the path still means it."""
         self._log_bytes = 0

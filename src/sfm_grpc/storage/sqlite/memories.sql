@@ -1,26 +1,5 @@
 -- Memories: questions, and what the one write path writes of them.
 
--- name: find_space
-SELECT space_id, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
-FROM memory_space WHERE tenant = :tenant AND name = :namespace;
-
--- name: list_spaces
-SELECT name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us
-FROM memory_space WHERE tenant = :tenant AND name > :after ORDER BY name LIMIT :limit;
-
--- name: create_space
-INSERT INTO memory_space (
-  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
-VALUES (:tenant, :namespace, :dimension, :distance, 0, 0, 0, 0, 0, :time_us, :time_us);
-
--- name: fix_space
-UPDATE memory_space SET dimension = :dimension, distance = :distance WHERE space_id = :space_id;
-
--- name: advance_space
-UPDATE memory_space SET dimension = :dimension, revision = :revision, memories = :memories, vectors = :vectors,
-  payload_bytes = :payload_bytes, tombstones = :tombstones, update_time_us = :update_time_us
-WHERE space_id = :space_id;
-
 -- name: find_known
 SELECT revision, digest, length(payload), vector IS NOT NULL, expire_time_us, create_time_us, update_time_us, delete_time_us
 FROM memory WHERE space_id = ? AND key = ?;
@@ -60,3 +39,10 @@ WHERE s.tenant = :tenant AND s.name = :namespace AND m.key IN (SELECT value FROM
 SELECT {columns} FROM memory m
 WHERE m.space_id = :space_id AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > :now_us){chosen}
 ORDER BY {order} LIMIT :limit;
+
+-- name: list_stats
+SELECT m.memory_type, count(*), sum(m.vector IS NOT NULL), sum(length(m.payload)), sum(m.expire_time_us > 0), min(m.importance),
+  avg(m.importance), max(m.importance), min(m.create_time_us), max(m.update_time_us)
+FROM memory m
+WHERE m.space_id = :space_id AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > :now_us){chosen}
+GROUP BY m.memory_type ORDER BY m.memory_type;

@@ -78,7 +78,8 @@ CREATE TABLE event (
 
 -- One row a namespace that has memories, or had: the row that every write to them changes, and so the order of their revisions.
 CREATE TABLE memory_space (
-  space_id INTEGER PRIMARY KEY,
+  -- Never used again.
+  space_id INTEGER PRIMARY KEY AUTOINCREMENT,
   tenant TEXT NOT NULL,
   name TEXT NOT NULL,
   -- Of its vectors: 0 until it is fixed; and how they are compared (sfm.v1.Distance).
@@ -136,3 +137,43 @@ CREATE TABLE memory_index (
   until_us INTEGER NOT NULL,
   PRIMARY KEY (space_id, name)
 ) WITHOUT ROWID;
+
+-- When an index was last said to be there.
+CREATE TABLE index_seen (
+  name TEXT PRIMARY KEY,
+  time_us INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Memories whose vectors an index does not take, at these revisions, and why.
+CREATE TABLE memory_refused (
+  space_id INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  key TEXT NOT NULL,
+  revision INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  time_us INTEGER NOT NULL,
+  PRIMARY KEY (space_id, name, key)
+) WITHOUT ROWID;
+
+-- Namespaces that were dropped: what is left of them under these numbers is taken away little by little.
+CREATE TABLE memory_dropped (
+  space_id INTEGER PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  name TEXT NOT NULL,
+  dimension INTEGER NOT NULL,
+  distance INTEGER NOT NULL,
+  drop_time_us INTEGER NOT NULL
+);
+
+-- Links from one memory to another. They are shown while both live, and go when one of them is gone for good.
+CREATE TABLE memory_link (
+  space_id INTEGER NOT NULL,
+  source TEXT NOT NULL,
+  link_type TEXT NOT NULL,
+  target TEXT NOT NULL,
+  weight REAL NOT NULL,
+  create_time_us INTEGER NOT NULL,
+  update_time_us INTEGER NOT NULL,
+  PRIMARY KEY (space_id, source, link_type, target)
+) WITHOUT ROWID;
+CREATE INDEX memory_link_target ON memory_link (space_id, target, link_type, source);

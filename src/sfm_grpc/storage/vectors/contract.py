@@ -21,12 +21,17 @@ class IndexDamaged(IndexUnavailable):
     To callers it is an IndexUnavailable.
     """
 
+    geometry: tuple[int, Distance] | None = None
+    """Which one that is, where it is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """Where vectors may be near one another: those of a namespace, in one geometry (a dimension and a distance)."""
 
     scope: Scope
+    number: int
+    """Of the namespace's life: what is left of one that was dropped is not found in the one that has its name now."""
     dimension: int
     distance: Distance
 

@@ -108,7 +108,7 @@ class EdgeIndex:
         """See the contract."""
         geometry = self._of(field.dimension, field.distance)
         if geometry.is_there:
-            await geometry.change({"do": "drop", "scope": scope_name(field.scope)}, points=await self.count(field))
+            await geometry.change({"do": "drop", "scope": scope_name(field)}, points=await self.count(field))
 
     async def discard(self, dimension: int, distance: Distance) -> None:
         """See the contract."""
@@ -125,7 +125,7 @@ class EdgeIndex:
         if not geometry.is_there or limit == 0:
             return ()
         effort = points.effort(chosen, limit)
-        conditions = points.living(scope_name(field.scope), chosen, now_us)
+        conditions = points.living(scope_name(field), chosen, now_us)
         how = {"limit": limit, "beam": effort.beam, "wide": effort.wide}
         told = await geometry.ask({"do": "search", "conditions": conditions, "how": how}, sought)
         return [Hit(key, revision, score) for key, revision, score in told["hits"]]
@@ -135,14 +135,14 @@ class EdgeIndex:
         geometry = self._of(field.dimension, field.distance)
         if not geometry.is_there:
             return 0
-        return int((await geometry.ask({"do": "count", "scope": scope_name(field.scope)}))["count"])
+        return int((await geometry.ask({"do": "count", "scope": scope_name(field)}))["count"])
 
     async def scan(self, field: Field, *, after: str, limit: int) -> tuple[Sequence[tuple[str, int]], str]:
         """See the contract."""
         geometry = self._of(field.dimension, field.distance)
         if not geometry.is_there:
             return (), ""
-        told = await geometry.ask({"do": "scan", "scan": {"scope": scope_name(field.scope), "after": after, "limit": limit}})
+        told = await geometry.ask({"do": "scan", "scan": {"scope": scope_name(field), "after": after, "limit": limit}})
         return [(key, revision) for key, revision in told["found"]], str(told["after"])
 
     def _of(self, dimension: int, distance: Distance) -> Geometry:
@@ -167,7 +167,7 @@ class _Change:
 
 def _change(field: Field, puts: Sequence[Point], gone: Collection[str]) -> _Change:
     taken, refused = points.sift(field, puts)
-    scope, identities = scope_name(field.scope), Identities(field.scope)
+    scope, identities = scope_name(field), Identities(field)
     words: Words = {
         "do": "apply",
         "puts": [(identities.of(put.key), points.payload(scope, put)) for put in taken],

@@ -15,12 +15,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sfm_grpc.model import COORDINATES_MAX, Between, Buffer, Distance, MemoryFilter, Scope
+from sfm_grpc.model import COORDINATES_MAX, Between, Buffer, Distance, MemoryFilter
 from sfm_grpc.storage.vectors.contract import Field, Point, Refused
 
 Payload: TypeAlias = dict[str, str | int | float]
 
-FORMAT = 1
+FORMAT = 2
 """Of what follows: an index of another format is made anew."""
 
 M, EF_CONSTRUCT = 16, 64
@@ -167,16 +167,16 @@ def payload(scope: str, put: Point) -> Payload:
     return made
 
 
-def scope_name(scope: Scope) -> str:
-    """A tenant and a namespace as one text, which no other two have."""
-    return f"{len(scope.tenant)}:{scope.tenant}:{scope.namespace}"
+def scope_name(field: Field) -> str:
+    """A tenant and a namespace in one of its lives as one text, which no others have."""
+    return f"{field.number}:{len(field.scope.tenant)}:{field.scope.tenant}:{field.scope.namespace}"
 
 
 class Identities:
     """The ids of a namespace's points: a UUID from SHA-256 for each key, so that a key has one point."""
 
-    def __init__(self, scope: Scope) -> None:
-        name = scope_name(scope).encode()
+    def __init__(self, field: Field) -> None:
+        name = scope_name(field).encode()
         self._begun = hashlib.sha256(len(name).to_bytes(4, "little") + name)
 
     def of(self, key: str) -> str:

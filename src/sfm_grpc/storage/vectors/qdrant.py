@@ -195,7 +195,7 @@ class QdrantIndex:
         sought = points.sought(field, vector)
         if limit == 0:
             return ()
-        conditions = points.living(scope_name(field.scope), chosen, now_us)
+        conditions = points.living(scope_name(field), chosen, now_us)
         query = qdrant_messages.query(self._name(field), sought, conditions, points.effort(chosen, limit), limit)
         told = await self._find(self._opened.grpc_points.Query, query)
         return [Hit(*_told(hit), hit.score) for hit in told.result] if told is not None else ()

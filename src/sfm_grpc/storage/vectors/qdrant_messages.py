@@ -74,7 +74,7 @@ def _parameters(kind: Kind) -> wire.PayloadIndexParams:
 
 def upsert(collection: str, field: Field, puts: Sequence[Point]) -> wire.UpsertPoints:
     """Of points with all that is kept of them."""
-    scope, identities = scope_name(field.scope), Identities(field.scope)
+    scope, identities = scope_name(field), Identities(field)
     structs = [
         wire.PointStruct(
             id=wire.PointId(uuid=identities.of(put.key)),
@@ -104,7 +104,7 @@ def _dense(vector: Buffer) -> wire.DenseVector:
 
 def deletion(collection: str, field: Field, gone: Collection[str]) -> wire.DeletePoints:
     """Of the points of these keys."""
-    identities = Identities(field.scope)
+    identities = Identities(field)
     ids = wire.PointsIdsList(ids=[wire.PointId(uuid=identities.of(key)) for key in gone])
     return wire.DeletePoints(collection_name=collection, wait=True, points=wire.PointsSelector(points=ids))
 
@@ -143,7 +143,7 @@ def scroll(collection: str, field: Field, after: str, limit: int) -> wire.Scroll
 
 
 def _belonging(field: Field) -> wire.Filter:
-    return _filter([Condition("scope", any_of=(scope_name(field.scope),))])
+    return _filter([Condition("scope", any_of=(scope_name(field),))])
 
 
 def _filter(conditions: Sequence[Condition]) -> wire.Filter:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Distance
+from sfm_grpc.storage.vectors.contract import IndexDamaged
 from sfm_grpc.storage.vectors.embedded import files
 from sfm_grpc.storage.vectors.embedded.engine import Engine
 from sfm_grpc.storage.vectors.embedded.frames import Words
@@ -78,16 +79,20 @@ class Geometry:
 
     async def _told(self, words: Words, numbers: bytes | memoryview, *, changes: bool = False) -> Words:
         """What the engine answers; another one, if it dies over it: whatever it was, it may be done twice."""
-        for last in (False, True):
-            engine = await self._served()
-            while changes and not self._passing.is_set():
-                await self._passing.wait()
+        try:
+            for last in (False, True):
                 engine = await self._served()
-            try:
-                return await engine.ask(words, numbers)
-            except IndexUnavailable:
-                if last or engine.runs:
-                    raise
+                while changes and not self._passing.is_set():
+                    await self._passing.wait()
+                    engine = await self._served()
+                try:
+                    return await engine.ask(words, numbers)
+                except IndexUnavailable:
+                    if last or engine.runs:
+                        raise
+        except IndexDamaged as error:
+            error.geometry = self._shape
+            raise
         raise AssertionError("the last answer is told or raised")
 
     async def _served(self) -> Engine:

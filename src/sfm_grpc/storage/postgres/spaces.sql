@@ -1,0 +1,56 @@
+-- Namespaces that have memories. One that was dropped keeps its name and revision under another number.
+
+-- name: lock_space
+-- Also one that was dropped: whoever asks looks at its create_time_us.
+SELECT {space} FROM sfm.memory_space s WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text FOR UPDATE;
+
+-- name: find_space
+SELECT {space} FROM sfm.memory_space s
+WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND s.create_time_us > 0;
+
+-- name: list_spaces
+SELECT s.name, {space} FROM sfm.memory_space s
+WHERE s.tenant = %(tenant)s::text AND s.name > %(after)s::text AND s.create_time_us > 0 ORDER BY s.name LIMIT %(limit)s;
+
+-- name: create_space
+-- It does not exist yet: whoever writes to it makes it so.
+INSERT INTO sfm.memory_space (
+  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
+VALUES (%(tenant)s, %(namespace)s, 0, %(distance)s, 0, 0, 0, 0, 0, 0, 0)
+ON CONFLICT (tenant, name) DO NOTHING
+RETURNING space_id;
+
+-- name: advance_space
+UPDATE sfm.memory_space SET dimension = %(dimension)s, distance = %(distance)s, revision = %(revision)s, memories = %(memories)s,
+  vectors = %(vectors)s, payload_bytes = %(payload_bytes)s, tombstones = %(tombstones)s, create_time_us = %(create_time_us)s,
+  update_time_us = %(update_time_us)s
+WHERE space_id = %(space_id)s;
+
+-- name: drop_space
+INSERT INTO sfm.memory_dropped (space_id, tenant, name, dimension, distance, drop_time_us)
+SELECT space_id, tenant, name, dimension, distance, %(drop_time_us)s::bigint FROM sfm.memory_space WHERE space_id = %(space_id)s;
+
+-- name: renumber_space
+UPDATE sfm.memory_space SET space_id = DEFAULT WHERE space_id = %(space_id)s;
+
+-- name: clear_dropped
+-- What is left under the numbers of dropped namespaces. Several may do this at once, each its own rows.
+WITH gone AS (
+  DELETE FROM sfm.memory WHERE ctid = ANY (ARRAY(
+    SELECT m.ctid FROM sfm.memory m JOIN sfm.memory_dropped d ON d.space_id = m.space_id LIMIT %(limit)s::bigint
+    FOR UPDATE OF m SKIP LOCKED)) RETURNING 1),
+cut AS (
+  DELETE FROM sfm.memory_link WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid FROM sfm.memory_link l JOIN sfm.memory_dropped d ON d.space_id = l.space_id LIMIT %(limit)s::bigint
+    FOR UPDATE OF l SKIP LOCKED)) RETURNING 1)
+SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM cut);
+
+-- name: end_dropped
+-- As soon as nothing is left, and no index has anything of it.
+WITH ended AS (
+  DELETE FROM sfm.memory_dropped d
+  WHERE NOT EXISTS (SELECT 1 FROM sfm.memory m WHERE m.space_id = d.space_id)
+    AND NOT EXISTS (SELECT 1 FROM sfm.memory_link l WHERE l.space_id = d.space_id)
+    AND NOT EXISTS (SELECT 1 FROM sfm.memory_index i WHERE i.space_id = d.space_id)
+  RETURNING space_id)
+DELETE FROM sfm.memory_refused r USING ended WHERE r.space_id = ended.space_id;
