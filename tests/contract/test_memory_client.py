@@ -21,6 +21,7 @@ from sfm_grpc.client import (
     Client,
     InvalidRequest,
     LimitExceeded,
+    MemoryDelete,
     MemoryPut,
     MemoryUpdate,
     NotFound,
@@ -409,6 +410,167 @@ async def test_a_page_is_asked_for_when_it_is_needed(memories: Any) -> None:
     found = [(await anext(listed)).key for _ in range(2)]
     await memories.purge("k2")  # before its page was asked for
     assert found + await keys_of(listed) == ["k0", "k1", "k3"]
+
+
+# ---- search
+
+
+async def ring(memories: Any) -> None:
+    """Eight around the unit circle, the nearer to (1, 0) the smaller the number."""
+    items = [
+        MemoryPut(f"k{n}", {"n": n}, memory_type=["even", "odd"][n % 2], importance=n, coordinates=(n, -n) if n < 4 else ())
+        for n in range(8)
+    ]
+    angles = np.arange(8) / 3
+    told = await memories.put_many(items, vectors=np.stack([np.cos(angles), np.sin(angles)], axis=1), wait_indexed_s=20)
+    assert all(receipt.indexed for receipt in told)
+
+
+@pytest.mark.parametrize("vector", [[1, 0], (1.0, 0.0), np.array([1, 0]), np.array([2.0, 0.0], ">f8"), np.eye(2)[:, 0]])
+async def test_the_nearest_come_first(memories: Any, vector: Any) -> None:
+    await ring(memories)
+    result = await memories.search(vector, 3)
+    assert [n.memory.key for n in result] == ["k0", "k1", "k2"]
+    assert [n.score for n in result] == pytest.approx(np.cos(np.arange(3) / 3), abs=1e-6)
+    assert (len(result), result[0].memory.payload, result[0].memory.vector) == (3, {"n": 0}, None)
+    assert (result.indexed_revision, result.newest_revision) == (8, 8)
+
+
+async def test_a_search_has_what_was_asked_for(memories: Any) -> None:
+    await ring(memories)
+    assert len(await memories.search([1, 0])) == 8
+    (nearest,) = await memories.search([1, 0], limit=1, with_vectors=True)
+    assert nearest.memory.vector.tolist() == [1.0, 0.0]
+    assert not nearest.memory.vector.flags.writeable
+    assert nearest.memory.payload == {"n": 0}
+
+
+SEARCHES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "prefix": ({"key_prefix": "k7"}, ["k7"]),
+    "type": ({"memory_types": "odd"}, ["k1", "k3", "k5", "k7"]),
+    "types": ({"memory_types": iter(["odd", "even"])}, [f"k{n}" for n in range(8)]),
+    "importance": ({"importance": (2, 3)}, ["k2", "k3"]),
+    "box": ({"box": [(1, None), (None, None)]}, ["k1", "k2", "k3"]),
+    "everything": ({"memory_types": "odd", "importance": (2, None), "box": [(None, None)] * 2}, ["k3"]),
+    "nothing": ({"memory_types": "neither"}, []),
+}
+
+
+@pytest.mark.parametrize("what", SEARCHES)
+async def test_a_search_keeps_to_its_filter(memories: Any, what: str) -> None:
+    await ring(memories)
+    chosen, expected = SEARCHES[what]
+    assert [n.memory.key for n in await memories.search([1, 0], **chosen)] == expected
+
+
+async def test_a_search_by_time(memories: Any) -> None:
+    await ring(memories)
+    last = await memories.update("k5", importance=0.0, wait_indexed_s=20)
+    created = (await memories.get("k5")).create_time
+    assert [n.memory.key for n in await memories.search([1, 0], update_time=(last.update_time, None))] == ["k5"]
+    assert len(await memories.search([1, 0], create_time=(created, created))) == 8
+    assert len(await memories.search([1, 0], create_time=(None, created - timedelta(seconds=1)))) == 0
+
+
+BAD_SEARCHES: dict[str, tuple[Any, str]] = {
+    "a matrix": (np.ones((1, 2)), r"vector: has shape \(1, 2\), not \(d,\)"),
+    "a number": (1.0, r"vector: has shape \(\), not \(d,\)"),
+    "words": (["a", "b"], "vector: is an array of <U1; real numbers are needed"),
+    "complex": ([1j, 0], "vector: is an array of complex128"),
+    "nothing": (None, "vector: is an array of object"),
+    "ragged": ([[1], [1, 2]], "vector: is no array"),
+    "empty": ([], "vector: has 0 numbers; the vectors of 'n' have 2"),
+    "long": (np.ones(3), "vector: has 3 numbers; the vectors of 'n' have 2"),
+    "nan": ([1, math.nan], "vector: has a number that is not finite"),
+    "large": ([1, 1e300], "vector: has a number that is not finite"),
+    "zero": ([0, 0], "vector: is zero"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_SEARCHES)
+async def test_a_search_for_no_vector_says_why(memories: Any, what: str) -> None:
+    await ring(memories)
+    vector, problem = BAD_SEARCHES[what]
+    with pytest.raises(InvalidRequest, match=problem):
+        await memories.search(vector)
+
+
+async def test_searches_that_cannot_be(client: Any, memories: Any) -> None:
+    await ring(memories)
+    for how, problem in (({"limit": -1}, "limit: is -1"), ({"limit": 1 << 40}, "limit"), ({"importance": (2, 1)}, "importance")):
+        with pytest.raises(InvalidRequest, match=problem):
+            await memories.search([1, 0], **how)
+    with pytest.raises(NotFound, match="namespace 'nowhere'"):
+        await client.namespace("nowhere").memories.search([1, 0])
+
+
+async def test_a_put_may_wait_until_it_can_be_found(memories: Any) -> None:
+    assert not (await memories.put("a", 1, vector=[1, 0])).indexed, "it was not asked for"
+    assert (await memories.put("b", 2, vector=[1, 1], wait_indexed_s=20)).indexed
+    assert [n.memory.key for n in await memories.search([1, 0])] == ["a", "b"]
+    assert (await memories.update("a", vector=[-1, 0], wait_indexed_s=20)).indexed
+    assert [n.memory.key for n in await memories.search([1, 0])] == ["b", "a"]
+    assert not (await memories.delete("a")).indexed
+    for seconds in (-1, math.nan, math.inf):
+        with pytest.raises(InvalidRequest, match="wait_indexed"):
+            await memories.put("c", 3, wait_indexed_s=seconds)
+
+
+# ---- with a commit of matrices
+
+
+RHO = np.eye(2) / 2
+
+
+async def test_a_commit_writes_both_or_neither(client: Any, memories: Any) -> None:
+    namespace = client.namespace("n")
+    puts = [MemoryPut("a", {"x": 1}, vector=[1, 0]), MemoryPut("b", 2, coordinates=iter([1.0]))]
+    first = await namespace.commit({"rho": RHO}, expected_version=0, memories=iter(puts), request_id="r")
+    assert [(r.key, r.outcome, r.revision, r.replayed) for r in first.memories] == [
+        ("a", "created", 1, False),
+        ("b", "created", 2, False),
+    ]
+    again = await namespace.commit({"rho": RHO}, expected_version=0, memories=puts, request_id="r")
+    assert (again.version, again.replayed, [r.replayed for r in again.memories]) == (1, True, [True, True])
+    with pytest.raises(VersionConflict) as conflict:
+        await namespace.commit({"rho": RHO}, expected_version=0, memories=[MemoryPut("c", 3)])
+    assert (conflict.value.key, conflict.value.current) == ("", 1)
+    with pytest.raises(AlreadyExists):
+        await namespace.commit({"rho": RHO}, expected_version=1, memories=[MemoryPut("a", 3, create_only=True)])
+    assert (await namespace.describe()).version == 1
+    changes = [MemoryDelete("a"), MemoryUpdate("b", importance=7.0), MemoryDelete("x")]
+    done = await namespace.commit({"rho": RHO}, expected_version=1, memories=changes)
+    assert [r.outcome for r in done.memories] == ["deleted", "updated", "unchanged"]
+    (left,) = [memory async for memory in memories.list()]
+    assert (left.key, left.payload, left.importance, left.coordinates) == ("b", 2, 7.0, (1.0,))
+    assert (await namespace.commit({"rho": RHO}, expected_version=2)).memories == ()
+
+
+async def test_an_update_takes_its_memories_along(client: Any, memories: Any) -> None:
+    namespace, calls = client.namespace("n"), 0
+
+    def step(_snapshot: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        return {"rho": RHO}
+
+    done = await namespace.update(step, memories=iter([MemoryPut("a", {"n": 1})]))
+    assert (done.version, [r.key for r in done.memories]) == (1, ["a"])
+    with pytest.raises(VersionConflict) as conflict:
+        await namespace.update(step, memories=[MemoryUpdate("a", importance=1.0, if_revision=9)])
+    assert (conflict.value.key, calls) == ("a", 2), "to read again does not change what was expected of a memory"
+
+
+async def test_a_commit_refuses_memories_that_cannot_be_sent(client: Any) -> None:
+    namespace = client.namespace("n")
+    wrong = {
+        r"memories\[1\].put.memory.vector: has shape": MemoryPut("b", 1, vector=[[1]]),
+        r"memories\[1\].put.memory.payload_json: cannot": MemoryUpdate("b", payload=math.nan),
+        r"memories\[1\].delete_key": MemoryDelete("\ud800"),
+    }
+    for problem, item in wrong.items():
+        with pytest.raises(InvalidRequest, match=problem):
+            await namespace.commit({"rho": RHO}, expected_version=0, memories=[MemoryPut("a", 1), item])
 
 
 # ---- namespaces

@@ -15,7 +15,16 @@ from sfm_grpc.client import caches, namespaces
 from sfm_grpc.client.aio_memories import AsyncMemories
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
-from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
+from sfm_grpc.client.commits import (
+    Keys,
+    Kinds,
+    LastValid,
+    MaxStep,
+    MemoryChanges,
+    ReadOptions,
+    SingleCommitOptions,
+    UpdateOptions,
+)
 from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import Flows
 from sfm_grpc.client.namespaces import CreatedNamespace, DistanceName, NamespaceInfo
@@ -274,6 +283,7 @@ class AsyncNamespace:
         validate_only: bool = False,
         max_step: MaxStep = None,
         kinds: Kinds = None,
+        memories: MemoryChanges = (),
         timeout_s: float | None = None,
     ) -> Commit:
         """As `Namespace.commit`."""
@@ -287,6 +297,7 @@ class AsyncNamespace:
                 validate_only=validate_only,
                 max_step=max_step,
                 kinds=kinds,
+                memories=memories,
                 timeout_s=timeout_s,
             )
         )

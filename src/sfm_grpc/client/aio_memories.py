@@ -13,6 +13,7 @@ from sfm_grpc.client.memory_convert import listing_of
 from sfm_grpc.client.memory_flows import MemoryFlows
 from sfm_grpc.client.memory_records import (
     KEEP,
+    FilterOptions,
     FoundMemories,
     Keep,
     ListOptions,
@@ -21,6 +22,8 @@ from sfm_grpc.client.memory_records import (
     MemoryReceipt,
     MemoryRecord,
     MemoryUpdate,
+    PutOptions,
+    SearchResult,
     Time,
     WriteOptions,
 )
@@ -54,7 +57,7 @@ class AsyncMemories:
         expire_time: Time | None = None,
         create_only: bool = False,
         if_revision: int | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[PutOptions],
     ) -> MemoryReceipt:
         """As `Memories.put`."""
         item = MemoryPut(
@@ -83,7 +86,7 @@ class AsyncMemories:
         ttl_s: float | Keep | None = KEEP,
         expire_time: Time | Keep | None = KEEP,
         if_revision: int | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[PutOptions],
     ) -> MemoryReceipt:
         """As `Memories.update`."""
         item = MemoryUpdate(
@@ -104,7 +107,7 @@ class AsyncMemories:
         items: Iterable[MemoryPut | MemoryUpdate],
         *,
         vectors: npt.ArrayLike | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[PutOptions],
     ) -> tuple[MemoryReceipt, ...]:
         """As `Memories.put_many`."""
         return await self._driver.run(self._flows.put_many(items, vectors, **options))
@@ -153,6 +156,20 @@ class AsyncMemories:
     async def page(self, *, page_token: str = "", timeout_s: float | None = None, **options: Unpack[ListOptions]) -> MemoryPage:
         """As `Memories.page`."""
         return await self._driver.run(self._flows.page(listing_of(self.namespace, **options), page_token, timeout_s))
+
+    async def search(
+        self,
+        vector: npt.ArrayLike,
+        limit: int = 10,
+        *,
+        with_vectors: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[FilterOptions],
+    ) -> SearchResult:
+        """As `Memories.search`."""
+        return await self._driver.run(
+            self._flows.search(vector, limit, with_vectors=with_vectors, timeout_s=timeout_s, **options)
+        )
 
     async def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
         """As `Memories.describe`."""

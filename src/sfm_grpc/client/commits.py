@@ -9,7 +9,21 @@ from sfm.v1 import rho_store_pb2
 
 from sfm_grpc.client import convert
 from sfm_grpc.client.cache import Selection
-from sfm_grpc.client.records import Array, Changes, Commit, Consistency, Factor, KindName, Snapshot, frozen, microseconds
+from sfm_grpc.client.memory_convert import receipt_of
+from sfm_grpc.client.memory_records import MemoryDelete, MemoryPut, MemoryUpdate
+from sfm_grpc.client.records import (
+    Array,
+    Changes,
+    Commit,
+    Consistency,
+    Factor,
+    KindName,
+    Receipt,
+    Snapshot,
+    frozen,
+    microseconds,
+    moment,
+)
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.model import Certificate, Kind, Matrix, Metadata
 
@@ -17,6 +31,7 @@ LastValid: TypeAlias = Literal["last_valid"]
 MaxStep: TypeAlias = float | Mapping[str, float] | None
 Kinds: TypeAlias = Mapping[str, KindName] | None
 Keys: TypeAlias = str | Iterable[str] | None
+MemoryChanges: TypeAlias = Iterable[MemoryPut | MemoryUpdate | MemoryDelete]
 
 _KINDS: Mapping[str, Kind] = {"density": Kind.DENSITY, "generic": Kind.GENERIC}
 
@@ -27,6 +42,8 @@ class CommitOptions(TypedDict, total=False):
     metadata: Metadata | None
     max_step: MaxStep
     kinds: Kinds
+    memories: MemoryChanges
+    """What happens to memories of the namespace in the same commit: both or neither."""
 
 
 class ReadOptions(TypedDict, total=False):
@@ -93,6 +110,31 @@ def updates(changes: Changes, matrices: Mapping[str, Matrix], max_step: MaxStep)
         )
         for key in changes
     ]
+
+
+def commit_of(namespace: str, request_id: str, reply: bytes) -> Commit:
+    """A CommitRhoResponse. Raises UnexpectedStatus when it is none."""
+    with convert.believed("CommitRho"):
+        response = rho_store_pb2.CommitRhoResponse.FromString(reply)
+        return Commit(
+            namespace=namespace,
+            version=response.version,
+            commit_time=moment(convert.us_of(response.commit_time)),
+            receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
+            replayed=response.replayed,
+            request_id=request_id,
+            memories=tuple(receipt_of(m, replayed=response.replayed, request_id=request_id) for m in response.memories),
+        )
+
+
+def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
+    return Receipt(
+        deleted=message.deleted,
+        digest=message.digest,
+        clamped=message.clamped,
+        certificate=None if message.deleted else convert.certificate_of(message.certificate),
+        step=message.step if message.HasField("step") else None,
+    )
 
 
 def after_commit(before: Snapshot, selection: Selection, commit: Commit, sent: Mapping[str, Array]) -> Snapshot | None:

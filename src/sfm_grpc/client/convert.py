@@ -15,12 +15,10 @@ from sfm_grpc.client.records import (
     Array,
     Bookmark,
     Change,
-    Commit,
     Component,
     Factor,
     HealthReport,
     Latency,
-    Receipt,
     Restored,
     RhoHealth,
     RhoVersion,
@@ -253,30 +251,6 @@ def certificate_of(message: matrix_pb2.Certificate) -> Certificate:
         psd_ok=message.psd_ok,
         trace_ok=message.trace_ok,
         certify_time_us=us_of(message.certify_time),
-    )
-
-
-def commit_of(namespace: str, request_id: str, reply: bytes) -> Commit:
-    """A CommitRhoResponse. Raises UnexpectedStatus, as all of these, when it is none."""
-    with believed("CommitRho"):
-        response = rho_store_pb2.CommitRhoResponse.FromString(reply)
-        return Commit(
-            namespace=namespace,
-            version=response.version,
-            commit_time=moment(us_of(response.commit_time)),
-            receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
-            replayed=response.replayed,
-            request_id=request_id,
-        )
-
-
-def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
-    return Receipt(
-        deleted=message.deleted,
-        digest=message.digest,
-        clamped=message.clamped,
-        certificate=None if message.deleted else certificate_of(message.certificate),
-        step=message.step if message.HasField("step") else None,
     )
 
 

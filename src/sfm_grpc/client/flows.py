@@ -20,13 +20,16 @@ from sfm_grpc.client.commits import (
     Kinds,
     LastValid,
     MaxStep,
+    MemoryChanges,
     UpdateOptions,
     after_commit,
     base_version,
     check_named,
+    commit_of,
     kind_of,
     updates,
 )
+from sfm_grpc.client.memory_convert import changes_of
 from sfm_grpc.client.records import (
     Changes,
     Commit,
@@ -152,6 +155,7 @@ class Flows:
         validate_only: bool = False,
         max_step: MaxStep = None,
         kinds: Kinds = None,
+        memories: MemoryChanges = (),
         timeout_s: float | None = None,
     ) -> Flow[Commit]:
         """Commits all changes or none. What was sent is kept as what is there, if the server stored it untouched."""
@@ -171,11 +175,12 @@ class Flows:
             request_id=request_id,
             metadata=metadata,
             validate_only=validate_only,
+            memories=changes_of(memories),
             updates=updates(changes, matrices, max_step),
         )
         request = convert.joined_commit(message, matrices.values())
         reply = yield from self._call(namespace, COMMIT_RHO, request, timeout_s)
-        commit = convert.commit_of(namespace, request_id, reply)
+        commit = commit_of(namespace, request_id, reply)
         if not validate_only:
             self.kept.saw(namespace, commit.version)
             self._keep_commit(commit, base, request, matrices)
@@ -222,6 +227,7 @@ class Flows:
         **options: Unpack[CommitOptions],
     ) -> Flow[Commit | None]:
         remaining = _remaining(timeout_s)
+        options["memories"] = [*options.get("memories", ())]  # each attempt sends them
         for attempt in range(1, attempts + 1):
             snapshot = yield from self._read_or_empty(namespace, selection, remaining())
             changes = yield from decide(snapshot)
@@ -229,8 +235,9 @@ class Flows:
                 return None
             try:
                 return (yield from self.commit(namespace, changes, expected_version=snapshot, timeout_s=remaining(), **options))
-            except VersionConflict:
-                if attempt == attempts:
+            except VersionConflict as error:
+                # A memory's revision was said before anything was read: to read ρ again does not change it.
+                if attempt == attempts or error.key:
                     raise
             yield Pause(_backoff_s(attempt))
         raise InvalidRequest(field="attempts", problem=f"{attempts} is not at least 1")

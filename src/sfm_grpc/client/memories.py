@@ -13,6 +13,7 @@ from sfm_grpc.client.memory_convert import listing_of
 from sfm_grpc.client.memory_flows import MemoryFlows
 from sfm_grpc.client.memory_records import (
     KEEP,
+    FilterOptions,
     FoundMemories,
     Keep,
     ListOptions,
@@ -21,6 +22,8 @@ from sfm_grpc.client.memory_records import (
     MemoryReceipt,
     MemoryRecord,
     MemoryUpdate,
+    PutOptions,
+    SearchResult,
     Time,
     WriteOptions,
 )
@@ -59,14 +62,15 @@ class Memories:
         expire_time: Time | None = None,
         create_only: bool = False,
         if_revision: int | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[PutOptions],
     ) -> MemoryReceipt:
         """Puts all of a memory: what is not said, it does not have afterwards.
 
         `payload` is what the module `json` can write (no NaN), or RawJson, kept byte for byte. `vector`: (d,) real numbers, kept
         as float32, of the namespace's dimension d, which the first vector fixes. `coordinates`: at most 8. It is absent from
         `expire_time` (an aware datetime, or µs since the epoch) on, or in `ttl_s` seconds. `create_only`: the key must be absent
-        (deleted and expired ones are); `if_revision`: it must have this revision.
+        (deleted and expired ones are); `if_revision`: it must have this revision. With `wait_indexed_s` it is answered when
+        a search can find it, or that time has passed: `indexed` of the receipt says which.
 
         Raises AlreadyExists, VersionConflict, InvalidRequest, LimitExceeded, RequestIdReused.
         """
@@ -96,7 +100,7 @@ class Memories:
         ttl_s: float | Keep | None = KEEP,
         expire_time: Time | Keep | None = KEEP,
         if_revision: int | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[PutOptions],
     ) -> MemoryReceipt:
         """Puts some parts of a memory that exists; what is not said stays as it is.
 
@@ -122,7 +126,7 @@ class Memories:
         items: Iterable[MemoryPut | MemoryUpdate],
         *,
         vectors: npt.ArrayLike | None = None,
-        **options: Unpack[WriteOptions],
+        **options: Unpack[PutOptions],
     ) -> tuple[MemoryReceipt, ...]:
         """Puts many memories in one call, all or none; a receipt for each, in their order.
 
@@ -187,6 +191,25 @@ class Memories:
     def page(self, *, page_token: str = "", timeout_s: float | None = None, **options: Unpack[ListOptions]) -> MemoryPage:
         """One page of `list`; `page_token` is the `next_page_token` of the one before, asked for alike. Raises as `list`."""
         return self._driver.run(self._flows.page(listing_of(self.namespace, **options), page_token, timeout_s))
+
+    def search(
+        self,
+        vector: npt.ArrayLike,
+        limit: int = 10,
+        *,
+        with_vectors: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[FilterOptions],
+    ) -> SearchResult:
+        """The memories whose vectors are nearest to `vector`, nearest first, at most `limit` of those that every option takes in.
+
+        `vector`: (d,) real numbers, sent as float32, as many as the vectors of the namespace have. `key_prefix`, `memory_types`,
+        `importance`, `create_time`, `update_time` and `box` are as in `list`; `with_vectors` brings vectors. The index follows
+        the writes: `indexed_revision` says how far it is, and a put with `wait_indexed_s` waits for it.
+
+        Raises IndexUnavailable, InvalidRequest, LimitExceeded, NotFound (namespace).
+        """
+        return self._driver.run(self._flows.search(vector, limit, with_vectors=with_vectors, timeout_s=timeout_s, **options))
 
     def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
         """Dimension, distance, newest revision and counts. Raises NotFound where there never were memories."""

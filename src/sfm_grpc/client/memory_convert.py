@@ -19,17 +19,21 @@ from sfm.v1 import memory_pb2, memory_store_pb2
 from sfm_grpc.client.convert import believed, us_of
 from sfm_grpc.client.memory_records import (
     KEEP,
+    FilterOptions,
     FoundMemories,
     ListOptions,
+    MemoryDelete,
     MemoryPage,
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
     MemoryUpdate,
+    Neighbour,
     NumberRange,
     OrderName,
     OutcomeName,
     RawJson,
+    SearchResult,
     Time,
     TimeRange,
 )
@@ -88,6 +92,18 @@ def _has_vector(item: MemoryPut | MemoryUpdate) -> bool:
     return item.vector is not (KEEP if isinstance(item, MemoryUpdate) else None)
 
 
+def changes_of(items: Iterable[MemoryPut | MemoryUpdate | MemoryDelete]) -> list[memory_pb2.MemoryChange]:
+    """What a commit of matrices does to memories as well. Raises InvalidRequest."""
+    return [_change(item, f"memories[{place}]") for place, item in enumerate(items)]
+
+
+def _change(item: MemoryPut | MemoryUpdate | MemoryDelete, field: str) -> memory_pb2.MemoryChange:
+    if not isinstance(item, MemoryDelete):
+        return memory_pb2.MemoryChange(put=put_of(item, f"{field}.put"))
+    with sendable(f"{field}.delete_key"):
+        return memory_pb2.MemoryChange(delete_key=item.key)
+
+
 def put_of(item: MemoryPut | MemoryUpdate, field: str, row: Array | None = None) -> memory_pb2.MemoryPut:
     """One put, its vector `row` where one is given; `field` is its place in the request. Raises InvalidRequest."""
     said = {part: value for part in _PARTS if (value := getattr(item, part)) is not KEEP}
@@ -122,7 +138,7 @@ def _memory(key: str, said: Mapping[str, Any], field: str) -> memory_pb2.Memory:
     if ttl_s is not None and expire_time is not None:
         raise InvalidRequest(field=f"{field}.expiry", problem="is said twice: say ttl_s or expire_time")
     if ttl_s is not None:
-        memory.ttl.CopyFrom(_duration(ttl_s, f"{field}.ttl"))
+        memory.ttl.CopyFrom(duration_of(ttl_s, f"{field}.ttl"))
     if expire_time is not None:
         memory.expire_time.CopyFrom(_timestamp(expire_time, f"{field}.expire_time"))
     return memory
@@ -143,7 +159,7 @@ def _floats(numbers: npt.ArrayLike, field: str, shape: tuple[int | None, ...]) -
     """The numbers as float32, in C order; None in `shape`: any length. No copy of what is so already."""
     try:
         array = np.asarray(numbers)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidRequest(field=field, problem=f"is no array: {error}") from None
     if array.dtype.kind not in "fiu":
         raise InvalidRequest(field=field, problem=f"is an array of {array.dtype}; real numbers are needed, which become float32")
@@ -155,7 +171,8 @@ def _floats(numbers: npt.ArrayLike, field: str, shape: tuple[int | None, ...]) -
         return np.ascontiguousarray(array, "<f4")
 
 
-def _duration(seconds: float, field: str) -> Duration:
+def duration_of(seconds: float, field: str) -> Duration:
+    """A length of time. Raises InvalidRequest for what is none."""
     if not (math.isfinite(seconds) and abs(seconds) <= _DURATION_MAX_S):
         raise InvalidRequest(field=field, problem=f"is {seconds} s, which is no length of time")
     duration = Duration()
@@ -175,7 +192,7 @@ def _timestamp(time: Time, field: str) -> Timestamp:
         return Timestamp(seconds=seconds, nanos=rest * 1000)
 
 
-# ---- what is listed --------------------------------------------------------------------------------------------------
+# ---- what is listed and sought ---------------------------------------------------------------------------------------
 
 
 def listing_of(namespace: str, **options: Unpack[ListOptions]) -> memory_store_pb2.ListMemoriesRequest:
@@ -186,7 +203,7 @@ def listing_of(namespace: str, **options: Unpack[ListOptions]) -> memory_store_p
     with sendable("filter"):
         return memory_store_pb2.ListMemoriesRequest(
             namespace=namespace,
-            filter=_filter_of(**options),
+            filter=_filter_of(options),
             order=_ORDERS[order],
             descending=options.get("descending", False),
             page_size=options.get("page_size", 0),
@@ -195,7 +212,22 @@ def listing_of(namespace: str, **options: Unpack[ListOptions]) -> memory_store_p
         )
 
 
-def _filter_of(**options: Unpack[ListOptions]) -> memory_pb2.MemoryFilter:
+def search_of(
+    namespace: str, vector: npt.ArrayLike, limit: int, *, with_vectors: bool, chosen: FilterOptions
+) -> memory_store_pb2.SearchMemoriesRequest:
+    """A search. Raises InvalidRequest."""
+    request = memory_store_pb2.SearchMemoriesRequest(with_vectors=with_vectors)
+    with sendable("namespace"):
+        request.namespace = namespace
+    request.vector.data = _floats(vector, "vector", (None,)).tobytes()
+    with sendable("filter"):
+        request.filter.CopyFrom(_filter_of(chosen))
+    with sendable("limit"):
+        request.limit = limit
+    return request
+
+
+def _filter_of(options: FilterOptions) -> memory_pb2.MemoryFilter:
     chosen = memory_pb2.MemoryFilter(
         key_prefix=options.get("key_prefix", ""),
         memory_types=names_of(options.get("memory_types", ())),
@@ -244,6 +276,17 @@ def page_of(reply: bytes) -> MemoryPage:
         return MemoryPage(memories=tuple(map(_record, response.memories)), next_page_token=response.next_page_token)
 
 
+def result_of(reply: bytes) -> SearchResult:
+    """A SearchMemoriesResponse."""
+    with believed("SearchMemories"):
+        response = memory_store_pb2.SearchMemoriesResponse.FromString(reply)
+        return SearchResult(
+            neighbours=tuple(Neighbour(_record(n.memory), n.score) for n in response.neighbours),
+            indexed_revision=response.indexed_revision,
+            newest_revision=response.newest_revision,
+        )
+
+
 def _record(m: memory_pb2.Memory) -> MemoryRecord:
     return MemoryRecord(
         key=m.key,
@@ -261,7 +304,7 @@ def _record(m: memory_pb2.Memory) -> MemoryRecord:
     )
 
 
-def receipt_of(m: memory_pb2.MemoryReceipt, *, replayed: bool, request_id: str) -> MemoryReceipt:
+def receipt_of(m: memory_pb2.MemoryReceipt, *, replayed: bool, request_id: str, indexed: bool = False) -> MemoryReceipt:
     """What became of one change."""
     return MemoryReceipt(
         key=m.key,
@@ -272,4 +315,5 @@ def receipt_of(m: memory_pb2.MemoryReceipt, *, replayed: bool, request_id: str) 
         update_time=moment(us_of(m.update_time)) if m.HasField("update_time") else None,
         replayed=replayed,
         request_id=request_id,
+        indexed=indexed,
     )

@@ -13,12 +13,15 @@ from sfm_grpc.client import memory_convert
 from sfm_grpc.client.convert import believed
 from sfm_grpc.client.flows import new_request_id
 from sfm_grpc.client.memory_records import (
+    FilterOptions,
     FoundMemories,
     MemoryPage,
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
     MemoryUpdate,
+    PutOptions,
+    SearchResult,
     WriteOptions,
 )
 from sfm_grpc.client.steps import Call, Flow
@@ -32,9 +35,10 @@ BATCH_DELETE_MEMORIES = "/sfm.v1.MemoryStore/BatchDeleteMemories"
 UNDELETE_MEMORIES = "/sfm.v1.MemoryStore/UndeleteMemories"
 PURGE_MEMORIES = "/sfm.v1.MemoryStore/PurgeMemories"
 LIST_MEMORIES = "/sfm.v1.MemoryStore/ListMemories"
+SEARCH_MEMORIES = "/sfm.v1.MemoryStore/SearchMemories"
 METHODS = (
     *(PUT_MEMORY, BATCH_PUT_MEMORIES, GET_MEMORY, BATCH_GET_MEMORIES, DELETE_MEMORY, BATCH_DELETE_MEMORIES),
-    *(UNDELETE_MEMORIES, PURGE_MEMORIES, LIST_MEMORIES),
+    *(UNDELETE_MEMORIES, PURGE_MEMORIES, LIST_MEMORIES, SEARCH_MEMORIES),
 )
 
 _One: TypeAlias = memory_store_pb2.PutMemoryResponse | memory_store_pb2.DeleteMemoryResponse
@@ -56,13 +60,13 @@ class MemoryFlows:
 
     # ---- writes
 
-    def put(self, item: MemoryPut | MemoryUpdate, **options: Unpack[WriteOptions]) -> Flow[MemoryReceipt]:
+    def put(self, item: MemoryPut | MemoryUpdate, **options: Unpack[PutOptions]) -> Flow[MemoryReceipt]:
         """Puts one memory, or parts of it."""
         request = self._request(memory_store_pb2.PutMemoryRequest, put=memory_convert.put_of(item, "put"))
         return (yield from self._write_one(PUT_MEMORY, request, memory_store_pb2.PutMemoryResponse, **options))
 
     def put_many(
-        self, items: Iterable[MemoryPut | MemoryUpdate], vectors: npt.ArrayLike | None, **options: Unpack[WriteOptions]
+        self, items: Iterable[MemoryPut | MemoryUpdate], vectors: npt.ArrayLike | None, **options: Unpack[PutOptions]
     ) -> Flow[tuple[MemoryReceipt, ...]]:
         """Puts all or none."""
         puts = memory_convert.batch_of(items, vectors)
@@ -89,16 +93,16 @@ class MemoryFlows:
         request = self._request(memory_store_pb2.PurgeMemoriesRequest, keys=memory_convert.names_of(keys))
         return (yield from self._write(PURGE_MEMORIES, request, memory_store_pb2.PurgeMemoriesResponse, **options))
 
-    def _write_one(self, method: str, request: Any, answer: type[_One], **options: Unpack[WriteOptions]) -> Flow[MemoryReceipt]:
-        response, request_id = yield from self._answered(method, request, answer, **options)
-        return memory_convert.receipt_of(response.receipt, replayed=response.replayed, request_id=request_id)
+    def _write_one(self, method: str, request: Any, answer: type[_One], **options: Unpack[PutOptions]) -> Flow[MemoryReceipt]:
+        response, how = yield from self._answered(method, request, answer, **options)
+        return memory_convert.receipt_of(response.receipt, **how)
 
     def _write(
-        self, method: str, request: Any, answer: type[_Many], **options: Unpack[WriteOptions]
+        self, method: str, request: Any, answer: type[_Many], **options: Unpack[PutOptions]
     ) -> Flow[tuple[MemoryReceipt, ...]]:
-        response, request_id = yield from self._answered(method, request, answer, **options)
+        response, how = yield from self._answered(method, request, answer, **options)
         told: Sequence[memory_pb2.MemoryReceipt] = response.receipts
-        return tuple(memory_convert.receipt_of(r, replayed=response.replayed, request_id=request_id) for r in told)
+        return tuple(memory_convert.receipt_of(r, **how) for r in told)
 
     def _answered(
         self,
@@ -109,15 +113,20 @@ class MemoryFlows:
         request_id: str | None = None,
         validate_only: bool = False,
         timeout_s: float | None = None,
-    ) -> Flow[tuple[Any, str]]:
-        """The answer to a write, and the id it was sent with: a retry is the same write, never a second one."""
+        wait_indexed_s: float | None = None,
+    ) -> Flow[tuple[Any, dict[str, Any]]]:
+        """The answer to a write, and what its receipts say of the call: a retry is the same write, never a second one."""
         request_id = new_request_id() if request_id is None else request_id
         with memory_convert.sendable("request_id"):
             request.request_id = request_id
         request.validate_only = validate_only
+        if wait_indexed_s is not None:
+            request.wait_indexed.CopyFrom(memory_convert.duration_of(wait_indexed_s, "wait_indexed"))
         reply = yield from self._call(method, request, timeout_s)
         with believed(method.rpartition("/")[2]):
-            return answer.FromString(reply), request_id
+            response: Any = answer.FromString(reply)
+        indexed = wait_indexed_s is not None and response.indexed
+        return response, {"replayed": response.replayed, "request_id": request_id, "indexed": indexed}
 
     # ---- reads
 
@@ -139,6 +148,19 @@ class MemoryFlows:
         request.CopyFrom(asked)
         request.page_token = page_token
         return memory_convert.page_of((yield from self._call(LIST_MEMORIES, request, timeout_s)))
+
+    def search(
+        self,
+        vector: npt.ArrayLike,
+        limit: int,
+        *,
+        with_vectors: bool,
+        timeout_s: float | None,
+        **chosen: Unpack[FilterOptions],
+    ) -> Flow[SearchResult]:
+        """The nearest of those that `chosen` takes in."""
+        request = memory_convert.search_of(self.namespace, vector, limit, with_vectors=with_vectors, chosen=chosen)
+        return memory_convert.result_of((yield from self._call(SEARCH_MEMORIES, request, timeout_s)))
 
     def _request(self, kind: type[_Request], **fields: Any) -> _Request:
         with memory_convert.sendable("request"):

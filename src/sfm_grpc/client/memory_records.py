@@ -72,6 +72,10 @@ class MemoryPut:
     if_revision: int | None = None
     """Only if the key exists and has this revision."""
 
+    def __post_init__(self) -> None:
+        # What can be iterated once only would not be there any more when the same put is sent again.
+        object.__setattr__(self, "coordinates", () if self.coordinates is None else tuple(self.coordinates))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryUpdate:
@@ -90,6 +94,17 @@ class MemoryUpdate:
     if_revision: int | None = None
     """Only if it has this revision."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.coordinates, Keep):
+            object.__setattr__(self, "coordinates", () if self.coordinates is None else tuple(self.coordinates))
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDelete:
+    """A memory that a commit deletes together with what it does to matrices; nothing happens where it is absent."""
+
+    key: str
+
 
 class WriteOptions(TypedDict, total=False):
     """What every write takes, with its defaults."""
@@ -101,8 +116,15 @@ class WriteOptions(TypedDict, total=False):
     timeout_s: float | None
 
 
-class ListOptions(TypedDict, total=False):
-    """What `list` and `page` take: each part that is set leaves fewer memories."""
+class PutOptions(WriteOptions, total=False):
+    """What every put takes, with its defaults."""
+
+    wait_indexed_s: float | None
+    """Wait at most so long until a search can find it; the receipt's `indexed` says whether it can. None: do not wait."""
+
+
+class FilterOptions(TypedDict, total=False):
+    """Which memories `list`, `page` and `search` take in: each part that is set leaves fewer."""
 
     key_prefix: str
     memory_types: str | Iterable[str]
@@ -111,6 +133,11 @@ class ListOptions(TypedDict, total=False):
     update_time: TimeRange
     box: Sequence[NumberRange]
     """A range for each coordinate; memories with another number of coordinates are outside."""
+
+
+class ListOptions(FilterOptions, total=False):
+    """What `list` and `page` take."""
+
     order: OrderName
     descending: bool
     page_size: int
@@ -218,6 +245,37 @@ class MemoryPage:
     """Empty on the last page."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbour:
+    """A memory that a search found."""
+
+    memory: MemoryRecord
+    """As it is now."""
+    score: float
+    """What the namespace's distance says: the cosine, the inner product (larger is nearer), or the length of the difference."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """What `search` found: `for neighbour in result`, nearest first."""
+
+    neighbours: tuple[Neighbour, ...]
+    """None that is deleted, has expired, or was written since it was indexed."""
+    indexed_revision: int
+    """The index had every write up to this one..."""
+    newest_revision: int
+    """...and the namespace was at this one."""
+
+    def __iter__(self) -> Iterator[Neighbour]:
+        return iter(self.neighbours)
+
+    def __len__(self) -> int:
+        return len(self.neighbours)
+
+    def __getitem__(self, place: int) -> Neighbour:
+        return self.neighbours[place]
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryReceipt:
     """What became of one change; of a validation, what would have."""
@@ -235,3 +293,5 @@ class MemoryReceipt:
     replayed: bool
     """The request id had been used with the same content: this is the first answer again."""
     request_id: str
+    indexed: bool = False
+    """Where a put waited for it (`wait_indexed_s`): a search can find it."""

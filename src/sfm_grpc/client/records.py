@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from sfm_grpc.density.matrix import FloatArray, dense, digest_of, from_array
 from sfm_grpc.errors import RhoCorrupt
 from sfm_grpc.model import Certificate, Entry, Kind, Layout, Matrix, Metadata
+
+if TYPE_CHECKING:
+    from sfm_grpc.client.memory_records import MemoryReceipt
 
 Array: TypeAlias = npt.NDArray[Any]
 Source: TypeAlias = Literal["cache", "canonical"]
@@ -242,6 +245,8 @@ class Commit:
     replayed: bool
     """The request id had been used with the same content: this is the first answer again."""
     request_id: str
+    memories: tuple[MemoryReceipt, ...] = ()
+    """Of the memories that were committed with it, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

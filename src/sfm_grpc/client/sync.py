@@ -12,7 +12,16 @@ import grpc
 from sfm_grpc.client import caches, memory_flows, namespaces
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
-from sfm_grpc.client.commits import Keys, Kinds, LastValid, MaxStep, ReadOptions, SingleCommitOptions, UpdateOptions
+from sfm_grpc.client.commits import (
+    Keys,
+    Kinds,
+    LastValid,
+    MaxStep,
+    MemoryChanges,
+    ReadOptions,
+    SingleCommitOptions,
+    UpdateOptions,
+)
 from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import METHODS, Flows
 from sfm_grpc.client.memories import Memories
@@ -266,6 +275,7 @@ class Namespace:
         validate_only: bool = False,
         max_step: MaxStep = None,
         kinds: Kinds = None,
+        memories: MemoryChanges = (),
         timeout_s: float | None = None,
     ) -> Commit:
         """Commits all changes, or none, if the namespace is still at `expected_version` (0: nothing was ever committed).
@@ -274,9 +284,11 @@ class Namespace:
         it is in the snapshot given as `expected_version`, else density for `rho` and factors and generic for the rest. `max_step`
         bounds ‖new − old‖_F, of every key or of each. Give a `request_id` of your own to be able to repeat a commit whose outcome
         is unknown (StoreUnavailable, Unreachable, DeadlineExceeded): the same content under the same id is committed once.
+        `memories` (MemoryPut, MemoryUpdate, MemoryDelete) are written in the same transaction: both or neither.
 
-        Raises VersionConflict, MatrixMalformed, RhoNotFinite, RhoNotHermitian, RhoTrace, RhoNotPsd, KindChanged, StepTooLarge,
-        RequestIdReused, LimitExceeded.
+        Raises VersionConflict (its `key`, if any, is the memory whose revision is another), MatrixMalformed, RhoNotFinite,
+        RhoNotHermitian, RhoTrace, RhoNotPsd, KindChanged, StepTooLarge, RequestIdReused, LimitExceeded, and for memories as
+        `Memories.put` and `update`.
         """
         return self._driver.run(
             self._flows.commit(
@@ -288,6 +300,7 @@ class Namespace:
                 validate_only=validate_only,
                 max_step=max_step,
                 kinds=kinds,
+                memories=memories,
                 timeout_s=timeout_s,
             )
         )
@@ -301,7 +314,7 @@ class Namespace:
         at most: so `fn` may run more than once, on newer numbers each time. The snapshot of a namespace that does not exist yet
         is empty, its version 0; a key of `keys` that is absent is absent in the snapshot. `timeout_s` bounds the whole, `fn`
         included (default: each call has the client's own deadline). Options: `attempts`, `metadata`, `max_step`, `kinds`,
-        `timeout_s`.
+        `memories`, `timeout_s`.
 
         Raises the last VersionConflict, and what `commit` and `fn` raise.
         """

@@ -38,6 +38,7 @@ READS: dict[str, Callable[..., Any]] = {
     "GetMemory": lambda m, **how: m.get("a", **how),
     "BatchGetMemories": lambda m, **how: m.get_many(["a"], **how),
     "ListMemories": lambda m, **how: [*m.list(**how)],
+    "SearchMemories": lambda m, **how: m.search([1, 2], **how),
     "GetNamespace": lambda m, **how: m.describe(**how),
 }
 METHODS = WRITES | READS
@@ -108,6 +109,28 @@ def test_a_condition_of_a_delete(server: SmallServer, memories: Any) -> None:
     memories.delete("a")
     first, second = (call.request for call in server.calls("DeleteMemory"))
     assert (first.if_revision, second.HasField("if_revision")) == (3, False)
+
+
+def test_a_search_says_all_of_it(server: SmallServer, memories: Any) -> None:
+    memories.search(np.array([1.5, -2.0]), 3, with_vectors=True, memory_types="t", importance=(1, None), box=[(0, 1)])
+    memories.search((1, 2), key_prefix="k")
+    first, second = (call.request for call in server.calls("SearchMemories"))
+    assert (first.namespace, first.vector.data) == ("agent-7", np.array([1.5, -2.0], "<f4").tobytes())
+    assert (first.limit, first.with_vectors, list(first.filter.memory_types)) == (3, True, ["t"])
+    assert (first.filter.importance.low, first.filter.importance.HasField("high"), first.filter.box[0].high) == (1.0, False, 1.0)
+    assert (second.limit, second.with_vectors, second.filter.key_prefix) == (10, False, "k")
+
+
+def test_a_put_waits_for_the_index_where_it_is_told_to(server: SmallServer, memories: Any) -> None:
+    server.told["PutMemory"] = memory_store_pb2.PutMemoryResponse(indexed=True).SerializeToString()
+    server.told["BatchPutMemories"] = memory_store_pb2.BatchPutMemoriesResponse(receipts=[{}], indexed=True).SerializeToString()
+    assert memories.put("a", 1, wait_indexed_s=0.25).indexed
+    assert memories.update("a", importance=1.0, wait_indexed_s=0).indexed
+    assert [r.indexed for r in memories.put_many([MemoryPut("a", 1)], wait_indexed_s=2)] == [True]
+    memories.put("a", 1)
+    waits = [call.request.wait_indexed for call in server.seen]
+    assert [wait.ToMilliseconds() for wait in waits[:3]] == [250, 0, 2000]
+    assert [call.request.HasField("wait_indexed") for call in server.seen] == [True, True, True, False]
 
 
 # ---- request ids and retries

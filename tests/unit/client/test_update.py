@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from sfm_grpc.client import AsyncClient, Client, DeadlineExceeded, Factor, NotFound, VersionConflict
+from sfm_grpc.client import AsyncClient, Client, DeadlineExceeded, Factor, MemoryPut, NotFound, VersionConflict
 from sfm_grpc.errors import StoreUnavailable
 from tests.unit.client.test_reads import rho
 
@@ -48,6 +48,22 @@ def test_updates_in_a_row_move_no_numbers_down(server, namespace) -> None:
 def test_none_stops(server, namespace) -> None:
     assert namespace.update(lambda snapshot: None) is None
     assert not server.calls("CommitRho")
+
+
+def test_memories_go_along_with_every_attempt(server, connect, namespace) -> None:
+    rival = Client(server.target, name="rival").namespace("agent-7")
+
+    def beaten(snapshot):
+        if snapshot.version == 0:
+            rival.update(counted)
+        return counted(snapshot)
+
+    once = (MemoryPut(key, 1, coordinates=iter([1.0, 2.0])) for key in "ab")
+    assert namespace.update(beaten, memories=once).version == 2
+    commits = [c.request for c in server.calls("CommitRho")]
+    told = [[(m.put.memory.key, list(m.put.memory.coordinates)) for m in commit.memories] for commit in commits]
+    both = [("a", [1.0, 2.0]), ("b", [1.0, 2.0])]
+    assert told == [[], both, both]
 
 
 def test_a_faster_writer_is_noticed_and_nothing_lost(server, connect, namespace) -> None:
