@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pty
 import subprocess
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from sfm_grpc.client import Client, MemoryPut
+from sfm_grpc.client import Client, MemoryPut, MemoryUpdate
 from tests.support.cli import SFM, Served, here
 
 VECTOR = np.array([0.5, -1.25, 3.0])
@@ -84,6 +86,27 @@ def test_without_json_only_the_options_change(sfm: Served, client: Client) -> No
     assert "not found" in sfm.here("memory", "put", "parts", "other", "--importance", "1", code=4).stderr
 
 
+def test_parts_can_be_taken_away(sfm: Served, client: Client) -> None:
+    sfm.here("memory", "put", "taken", "k", "1", "--type", "t", "--coordinate", "3", "--vector", "v.npy", "--ttl", "600")
+    sfm.here("memory", "put", "taken", "k", "--no-vector", "--no-expiry")
+    left = client.namespace("taken").memories.get("k", with_vector=True)
+    assert (left.vector, left.expire_time, left.coordinates, left.memory_type, left.payload) == (None, None, (3.0,), "t", 1)
+    sfm.here("memory", "put", "taken", "k", "--no-coordinates", "--vector", "v.npy", "--importance", "2")
+    left = client.namespace("taken").memories.get("k", with_vector=True)
+    assert left.vector is not None
+    assert (left.vector.tolist(), left.coordinates, left.importance) == (VECTOR.tolist(), (), 2.0)
+
+
+def test_a_vector_comes_from_stdin_too(sfm: Served, client: Client) -> None:
+    environment = {**os.environ, **sfm.environment}
+    for content in (b"[0.5, -1.25, 3]\n", (sfm.directory / "v.npy").read_bytes()):
+        put = [*SFM, "memory", "put", "streamed", "k", "1", "--vector", "-"]
+        subprocess.run(put, input=content, env=environment, check=True, stdout=subprocess.DEVNULL)
+        found = client.namespace("streamed").memories.get("k", with_vector=True).vector
+        assert found is not None
+        assert found.tolist() == VECTOR.tolist()
+
+
 def test_conditions_and_repetitions(sfm: Served) -> None:
     put = ("memory", "put", "once", "k")
     assert sfm.json(*put, "1", "--create-only")["receipts"][0]["outcome"] == "created"
@@ -105,6 +128,9 @@ BAD_PUTS = {
     "a matrix": (("1", "--vector", "matrix.npy"), 2, "matrix.npy holds no vector"),
     "words": (("1", "--vector", "words.npy"), 2, "words.npy holds no vector"),
     "text": (("1", "--vector", "text.npy"), 2, "not a file of numbers"),
+    "all of it without a part": (("1", "--no-vector"), 2, "--no-vector is for a put without JSON"),
+    "a vector and none": (("--vector", "v.npy", "--no-vector"), 2, "exclude each other"),
+    "two inputs of stdin": (("-", "--vector", "-"), 2, "stdin"),
     "nan seconds": (("1", "--ttl", "nan"), 2, "ttl"),
     "no json": (("{x}",), 4, "is no JSON"),
     "no importance": (("1", "--importance", "inf"), 4, "importance"),
@@ -134,7 +160,10 @@ def test_when_there_is_no_server_it_says_how_to_find_out() -> None:
 
 @pytest.fixture(scope="module")
 def listed(client: Client) -> str:
-    items = [MemoryPut(f"k{n:02}", {"n": n}, memory_type=["even", "odd"][n % 2], importance=n / 10) for n in range(25)]
+    items = [
+        MemoryPut(f"k{n:02}", {"n": n}, memory_type=["even", "odd"][n % 2], importance=n / 10, coordinates=(n, -n))
+        for n in range(25)
+    ]
     client.namespace("listed").memories.put_many([*items, MemoryPut("long", "x" * 500)])
     return "listed"
 
@@ -146,6 +175,14 @@ LISTS = {
     "types": (("--limit", "3", "--type", "odd", "--type", "even"), ["k00", "k01", "k02"]),
     "prefix": (("--prefix", "k2"), ["k20", "k21", "k22", "k23", "k24"]),
     "importance": (("--min-importance", "2.2", "--max-importance", "2.3"), ["k22", "k23"]),
+    "box": (("--box", "3:4,:"), ["k03", "k04"]),
+    "half a box": (("--box", ":2, -1:"), ["k00", "k01"]),
+    "since": (
+        ("--created-after", "2020-01-31", "--updated-after", "2020-01-31T12:00+01:00", "--prefix", "k2"),
+        [f"k2{n}" for n in range(5)],
+    ),
+    "until": (("--created-before", "2020-01-31 12:00:00.123 UTC"), []),
+    "written until": (("--updated-before", "2020-01-31T12:00:00Z"), []),
     "falling": (("--order", "importance", "--descending", "--limit", "2"), ["k24", "k23"]),
 }
 
@@ -158,7 +195,8 @@ def test_a_list_is_what_was_asked_for(sfm: Served, listed: str, name: str) -> No
     assert lines[0].split() == ["Key", "Revision", "Type", "Importance", "Written", "Expires", "Payload"]
     assert [line.split()[0] for line in lines[1 : len(expected) + 1]] == expected
     more = lines[len(expected) + 1 :]
-    assert more == ([] if name in ("all", "prefix", "importance") else ["… and more; --limit 0 lists all"])
+    cut = name in ("the first", "some", "types", "falling")
+    assert more == (["… and more; --limit 0 lists all"] if cut else [])
 
 
 def test_a_long_payload_is_cut_in_the_table_alone(sfm: Served, listed: str) -> None:
@@ -172,6 +210,90 @@ def test_lists_that_cannot_be(sfm: Served, listed: str) -> None:
         "memory", "list", listed, "--min-importance", "2", "--max-importance", "1", code=4
     ).stderr  # fmt: skip
     assert "'nowhere' does not exist" in sfm.here("memory", "list", "nowhere", code=4).stderr
+    assert "--created-after: 'now' is no time" in sfm.here("memory", "list", listed, "--created-after", "now", code=2).stderr
+    for box in ("3", "a:b", "1:2,", ""):
+        assert "is no range: say LOW:HIGH" in sfm.here("memory", "list", listed, "--box", box, code=2).stderr
+
+
+# ---- search
+
+
+@pytest.fixture(scope="module")
+def near(sfm: Served, client: Client) -> str:
+    angles = np.arange(8) / 3
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    np.save(sfm.directory / "east.npy", np.array([1, 0]))
+    items = [MemoryPut(f"k{n}", {"n": n}, memory_type=["even", "odd"][n % 2], importance=n) for n in range(8)]
+    memories = client.namespace("near").memories
+    memories.put_many([*items, MemoryPut("bare", 0)])
+    assert all(
+        r.indexed for r in memories.put_many([MemoryUpdate(item.key) for item in items], vectors=vectors, wait_indexed_s=20)
+    )
+    return "near"
+
+
+SEARCHES = {
+    "a vector": (("--vector-file", "east.npy", "--limit", "3"), ["k0", "k1", "k2"]),
+    "a memory": (("--like", "k0", "--limit", "2"), ["k1", "k2"]),
+    "all": (("--vector", "east.npy"), [f"k{n}" for n in range(8)]),
+    "type": (("--like", "k0", "--type", "odd", "--limit", "2"), ["k1", "k3"]),
+    "importance": (("--like", "k0", "--min-importance", "5", "--max-importance", "6"), ["k5", "k6"]),
+    "since": (("--like", "k0", "--updated-after", "2020-01-31", "--prefix", "k7"), ["k7"]),
+    "until": (("--like", "k0", "--created-before", "2020-01-31"), []),
+    "nowhere": (("--like", "k0", "--box", ":"), []),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_finds_what_is_near(sfm: Served, near: str, name: str) -> None:
+    options, expected = SEARCHES[name]
+    told = sfm.json("memory", "search", near, *options)
+    assert [n["key"] for n in told["neighbours"]] == expected
+    assert (told["namespace"], told["indexed_revision"], told["newest_revision"]) == ("near", 17, 17)
+    ran = sfm.here("memory", "search", near, *options)
+    lines = ran.stdout.splitlines()
+    assert (lines[0].split(), ran.stderr) == (["Key", "Score", "Type", "Importance", "Payload"], "")
+    assert [line.split()[0] for line in lines[1:]] == expected
+
+
+def test_a_score_is_what_the_distance_says(sfm: Served, near: str) -> None:
+    first, second = sfm.json("memory", "search", near, "--vector-file", "east.npy", "--limit", "2")["neighbours"]
+    assert (first["score"], second["score"]) == pytest.approx((1.0, np.cos(1 / 3)), abs=1e-6)
+    assert (second["payload_json"], second["memory_type"], second["vector"]) == ('{"n": 1}', "odd", None)
+    assert "0.9450" in sfm.here("memory", "search", near, "--vector-file", "east.npy", "--limit", "2").stdout
+
+
+def test_a_search_reads_stdin(sfm: Served, near: str) -> None:
+    search = [*SFM, "memory", "search", near, "--vector-file", "-", "--limit", "1", "--json"]
+    for content in (b"[1, 0]", (sfm.directory / "east.npy").read_bytes()):
+        ran = subprocess.run(search, input=content, env={**os.environ, **sfm.environment}, capture_output=True, check=True)
+        assert [n["key"] for n in json.loads(ran.stdout)["neighbours"]] == ["k0"]
+
+
+BAD_SEARCHES = {
+    "nothing": ((), 2, "say either --vector-file or --like"),
+    "both": (("--like", "k0", "--vector-file", "east.npy"), 2, "say either --vector-file or --like"),
+    "no file": (("--vector-file", "none.npy"), 2, "none.npy cannot be read"),
+    "a matrix": (("--vector-file", "matrix.npy"), 2, "matrix.npy holds no vector"),
+    "another dimension": (("--vector-file", "v.npy"), 4, "has 3 numbers; the vectors of 'near' have 2"),
+    "nobody": (("--like", "nobody"), 4, "'nobody' not found"),
+    "no vector": (("--like", "bare"), 2, "memory 'bare' has no vector"),
+    "too many": (("--like", "k0", "--limit", "5000"), 4, "limit"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SEARCHES)
+def test_searches_that_cannot_be_say_why(sfm: Served, near: str, name: str) -> None:
+    options, code, why = BAD_SEARCHES[name]
+    said = sfm.here("memory", "search", near, *options, code=code).stderr
+    assert why in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_put_waits_until_a_search_finds_it(sfm: Served) -> None:
+    told = sfm.json("memory", "put", "waited", "k", "1", "--vector", "v.npy", "--wait-indexed", "20")
+    assert told["receipts"][0]["indexed"] is True
+    assert [n["key"] for n in sfm.json("memory", "search", "waited", "--vector-file", "v.npy")["neighbours"]] == ["k"]
 
 
 # ---- delete, undelete, purge
@@ -234,9 +356,17 @@ def test_namespaces(sfm: Served, client: Client) -> None:
     assert {k: told[k] for k in ("tenant", "name", "revision", "memories", "vectors", "payload_bytes", "tombstones")} == {
         "tenant": "default", "name": "made", "revision": 2, "memories": 2, "vectors": 1, "payload_bytes": 5, "tombstones": 0,
     }  # fmt: skip
-    assert "memories   2, 1 of them with a vector" in sfm.here("namespace", "describe", "made").stdout
+    shown = sfm.here("namespace", "describe", "made").stdout
+    assert "memories   2, 1 of them with a vector" in shown
+    assert "payloads   5 bytes, 2 bytes on average" in shown
+    assert "vectors    12 bytes" in shown
+    # The index follows a moment later.
+    deadline = time.monotonic() + 20
+    while sfm.json("namespace", "describe", "made")["indexed_revision"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "index      has every write" in sfm.here("namespace", "describe", "made").stdout
     found = {n["name"]: n for n in sfm.json("namespace", "list")["namespaces"]}
-    assert found["made"] == {k: v for k, v in told.items() if k != "tenant"}
+    assert found["made"] == {k: v for k, v in told.items() if k not in ("tenant", "indexed_revision")}
     row = next(line for line in sfm.here("namespace", "list").stdout.splitlines() if line.startswith("made "))
     assert row.split()[:8] == ["made", "2", "1", "3", "dot", "5", "bytes", "2"]
     assert sfm.json("namespace", "list", "--tenant", "other")["namespaces"] == []

@@ -5,7 +5,10 @@ Files are read by what they hold, written by what they are called. Writing is al
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -68,15 +71,20 @@ def _from_archive(path: Path, key: str) -> np.ndarray[Any, Any]:
 
 
 def read_vector(path: Path) -> np.ndarray[Any, Any]:
-    """The one-dimensional array of real numbers in a .npy file. Raises CommandError."""
+    """The one-dimensional array of real numbers in a .npy file, or in a JSON one; `-` is stdin. Raises CommandError."""
+    name = "stdin" if str(path) == "-" else str(path)
     try:
-        array = np.load(path, allow_pickle=False)
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if content.lstrip().startswith(b"["):
+            array = np.array(json.loads(content))
+        else:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
     except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CommandError(f"{path} is not a file of numbers that numpy can read: {error}") from None
+        raise CommandError(f"{name} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+        raise CommandError(f"{name} is not a file of numbers that numpy can read: {error}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "fiu":
-        raise CommandError(f"{path} holds no vector: one dimension of real numbers is needed")
+        raise CommandError(f"{name} holds no vector: one dimension of real numbers is needed")
     return array
 
 

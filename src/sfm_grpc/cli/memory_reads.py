@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfm_grpc.cli import memory_filters
 from sfm_grpc.cli.connection import Connection, Json, connected
 from sfm_grpc.cli.memory_writes import Key
 from sfm_grpc.cli.rho_history import NamespaceName
@@ -40,7 +41,7 @@ def get(
     if payload:
         _print_exactly(memory.payload_json)
     elif as_json:
-        output.print_json({"namespace": ns, "tenant": connection.tenant, **_plain(memory)})
+        output.print_json({"namespace": ns, "tenant": connection.tenant, **plain(memory)})
     else:
         output.print_facts(_facts(memory))
 
@@ -52,7 +53,7 @@ def _print_exactly(text: str) -> None:
     sys.stdout.buffer.write(text.encode())
 
 
-def _plain(memory: MemoryRecord) -> dict[str, Any]:
+def plain(memory: MemoryRecord) -> dict[str, Any]:
     """As JSON has it. The payload stays text: its numbers may be longer than a program's."""
     from sfm_grpc.cli import output
 
@@ -93,12 +94,15 @@ def list_memories(
     connection: Connection,
     *,
     ns: NamespaceName,
-    prefix: Annotated[str, typer.Option(metavar="TEXT", help="Only keys that begin so.")] = "",
-    memory_type: Annotated[
-        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only of this type; may be repeated.")
-    ] = None,
-    min_importance: Annotated[float | None, typer.Option(metavar="X", help="Only with this importance or more.")] = None,
-    max_importance: Annotated[float | None, typer.Option(metavar="X", help="Only with this importance or less.")] = None,
+    prefix: memory_filters.Prefix = "",
+    memory_type: memory_filters.Types = None,
+    min_importance: memory_filters.MinImportance = None,
+    max_importance: memory_filters.MaxImportance = None,
+    created_after: memory_filters.CreatedAfter = None,
+    created_before: memory_filters.CreatedBefore = None,
+    updated_after: memory_filters.UpdatedAfter = None,
+    updated_before: memory_filters.UpdatedBefore = None,
+    box: memory_filters.Box = None,
     order: Annotated[
         str, typer.Option(metavar="ORDER", help="key, create_time, update_time or importance; equal ones go by key.")
     ] = "key",
@@ -109,17 +113,23 @@ def list_memories(
     """List memories."""
     from sfm_grpc.cli import output
 
-    asked: dict[str, Any] = {"key_prefix": prefix, "memory_types": memory_type or (), "order": order, "descending": descending}
-    if min_importance is not None or max_importance is not None:
-        asked["importance"] = (min_importance, max_importance)
+    asked = memory_filters.chosen(
+        prefix=prefix,
+        types=memory_type,
+        importance=(min_importance, max_importance),
+        created=(created_after, created_before),
+        updated=(updated_after, updated_before),
+        box=box,
+    )
+    by: Any = order
     with connection.open() as client:
         # One more than shown, to know whether there are more.
         page_size = min(limit + 1, _PAGE_SIZE) if limit else 0
-        listed = client.namespace(ns).memories.list(page_size=page_size, **asked)
+        listed = client.namespace(ns).memories.list(page_size=page_size, order=by, descending=descending, **asked)
         found = list(islice(listed, limit + 1 if limit else None))
     shown = found[:limit] if limit else found
     if as_json:
-        memories = [_plain(memory) for memory in shown]
+        memories = [plain(memory) for memory in shown]
         output.print_json({"namespace": ns, "tenant": connection.tenant, "memories": memories})
         return
     output.print_table(("Key", "Revision >", "Type", "Importance >", "Written", "Expires", "Payload ~"), map(_row, shown))
@@ -130,7 +140,6 @@ def list_memories(
 def _row(memory: MemoryRecord) -> tuple[object, ...]:
     from sfm_grpc.cli import output
 
-    text = memory.payload_json
     return (
         memory.key,
         memory.revision,
@@ -138,5 +147,12 @@ def _row(memory: MemoryRecord) -> tuple[object, ...]:
         memory.importance,
         output.time_of(memory.update_time),
         output.time_of(memory.expire_time) if memory.expire_time else "",
-        text if len(text) <= _PAYLOAD_SHOWN else f"{text[:_PAYLOAD_SHOWN]}… ({output.size_of(len(text.encode()))})",
+        shortened(memory.payload_json),
     )
+
+
+def shortened(text: str) -> str:
+    """A payload as a cell of a table has it."""
+    from sfm_grpc.cli import output
+
+    return text if len(text) <= _PAYLOAD_SHOWN else f"{text[:_PAYLOAD_SHOWN]}… ({output.size_of(len(text.encode()))})"

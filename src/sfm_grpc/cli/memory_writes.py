@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,8 +43,16 @@ def put(
     memory_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="What kind of memory it is.")] = None,
     importance: Annotated[float | None, typer.Option(metavar="X", help="How much it matters.")] = None,
     coordinate: Annotated[list[float] | None, typer.Option(metavar="X", help="Where it is; up to 8 times.")] = None,
-    vector: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Its vector, which is kept as float32.")] = None,
+    vector: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy|-", help="Its vector, kept as float32; -: from stdin. JSON is fine, too.")
+    ] = None,
     ttl: Annotated[float | None, typer.Option(metavar="SECONDS", help="How long it is there; default: always.")] = None,
+    no_coordinates: Annotated[bool, typer.Option("--no-coordinates", help="Without JSON: take its coordinates away.")] = False,
+    no_vector: Annotated[bool, typer.Option("--no-vector", help="Without JSON: take its vector away.")] = False,
+    no_expiry: Annotated[bool, typer.Option("--no-expiry", help="Without JSON: it is there for ever again.")] = False,
+    wait_indexed: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait at most so long until a search can find it.")
+    ] = None,
     create_only: Annotated[bool, typer.Option("--create-only", help="Only if the key is absent.")] = False,
     if_revision: IfRevision = None,
     request_id: Annotated[
@@ -59,19 +67,40 @@ def put(
     """
     parts: dict[str, Any] = {"memory_type": memory_type, "importance": importance, "coordinates": coordinate, "ttl_s": ttl}
     parts = {name: value for name, value in parts.items() if value is not None}
+    if vector is not None:
+        parts["vector"] = vector
+    taken = {"coordinates": no_coordinates, "vector": no_vector, "ttl_s": no_expiry}
+    parts |= _taken_away([part for part, said in taken.items() if said], parts, whole=payload is not None)
     if create_only and if_revision is not None:
         raise CommandError("--create-only and --if-revision exclude each other")
-    if payload is None and (create_only or not (parts or vector is not None)):
+    if payload is None and (create_only or not parts):
         raise CommandError("say the JSON (or - for stdin); without it, some options are what changes of a memory that exists")
+    if payload == "-" and str(vector) == "-":
+        raise CommandError("stdin is either the JSON or the vector")
     text = None if payload is None else _text(payload)
     if vector is not None:
         from sfm_grpc.cli.files import read_vector
 
         parts["vector"] = read_vector(vector)
-    how = {"if_revision": if_revision, "request_id": request_id, "validate_only": validate_only}
+    how = {"if_revision": if_revision, "request_id": request_id, "validate_only": validate_only, "wait_indexed_s": wait_indexed}
     with connection.open() as client:
         receipt = _put(client.namespace(ns).memories, key, text, parts, create_only=create_only, how=how)
     _print(connection, ns, [receipt], validate_only=validate_only, as_json=as_json)
+    if wait_indexed is not None and not (receipt.indexed or validate_only):
+        from sfm_grpc.cli.output import say
+
+        say(f"the index does not have it yet, after {wait_indexed:g} s; it will")
+
+
+def _taken_away(taken: Sequence[str], said: Mapping[str, Any], *, whole: bool) -> dict[str, None]:
+    """The parts that the memory shall not have any more. Raises CommandError."""
+    for part in taken:
+        option = {"ttl_s": "expiry"}.get(part, part)
+        if whole:
+            raise CommandError(f"--no-{option} is for a put without JSON; with it the memory has what is said and nothing else")
+        if part in said:
+            raise CommandError(f"--no-{option} and an option that says otherwise exclude each other")
+    return dict.fromkeys(taken)
 
 
 def _put(

@@ -11,7 +11,7 @@ from sfm_grpc.cli.connection import Connection, Json, connected
 from sfm_grpc.cli.rho_history import NamespaceName
 
 if TYPE_CHECKING:
-    from sfm_grpc.client import NamespaceInfo
+    from sfm_grpc.client import Memories, NamespaceInfo
 
 _PAGE_SIZE = 500
 
@@ -73,11 +73,31 @@ def describe(connection: Connection, *, ns: NamespaceName, as_json: Json = False
     from sfm_grpc.cli import output
 
     with connection.open() as client:
-        info = client.namespace(ns).memories.describe()
+        memories = client.namespace(ns).memories
+        info = memories.describe()
+        indexed = _indexed(memories, info)
     if as_json:
-        output.print_json({"tenant": connection.tenant, **output.plain(info)})
+        revision = indexed if isinstance(indexed, int) else None
+        output.print_json({"tenant": connection.tenant, **output.plain(info), "indexed_revision": revision})
         return
-    output.print_facts([("namespace", info.name), *_facts(info)])
+    output.print_facts([("namespace", info.name), *_facts(info), ("index", _index(indexed, info))])
+
+
+def _indexed(memories: Memories, info: NamespaceInfo) -> int | str:
+    """How far the index is, as a search says; why nobody knows, if it cannot."""
+    from sfm_grpc.client import IndexUnavailable
+
+    try:
+        # Any vector will do. Without a dimension there is none yet, and nothing to index.
+        return memories.search([1.0] * info.dimension, 1).indexed_revision if info.dimension else info.revision
+    except IndexUnavailable as error:
+        return error.problem
+
+
+def _index(indexed: int | str, info: NamespaceInfo) -> str:
+    if isinstance(indexed, str):
+        return f"not available: {indexed}"
+    return "has every write" if indexed >= info.revision else f"has the writes up to revision {indexed}"
 
 
 def _facts(info: NamespaceInfo) -> Iterator[tuple[str, Any]]:
@@ -86,7 +106,10 @@ def _facts(info: NamespaceInfo) -> Iterator[tuple[str, Any]]:
     yield "dimension", info.dimension or "the first vector's"
     yield "distance", info.distance
     yield "memories", f"{info.memories}, {info.vectors} of them with a vector"
-    yield "payloads", output.size_of(info.payload_bytes)
+    mean = f", {output.size_of(round(info.payload_bytes / info.memories))} on average" if info.memories else ""
+    yield "payloads", output.size_of(info.payload_bytes) + mean
+    if info.vectors:
+        yield "vectors", output.size_of(4 * info.dimension * info.vectors)
     yield "deleted", f"{info.tombstones} still kept"
     yield "revision", info.revision
     yield "created", output.time_of(info.create_time)

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from sfm_grpc.cli import cache, exits, memory_reads, memory_writes, namespace, rho_files, rho_history, rho_watch, verify
+from sfm_grpc.cli import (
+    cache,
+    exits,
+    memory_reads,
+    memory_search,
+    memory_writes,
+    namespace,
+    rho_files,
+    rho_history,
+    rho_watch,
+    verify,
+)
 from sfm_grpc.cli.config import config
 from sfm_grpc.cli.help import epilog
 from sfm_grpc.cli.migrate import migrate
@@ -33,7 +44,7 @@ memories = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 namespaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
-app.add_typer(memories, name="memory", help="Put, read, list, delete and undelete memories.")
+app.add_typer(memories, name="memory", help="Put, read, list, search, delete and undelete memories.")
 app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, and describe them.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
@@ -129,6 +140,7 @@ memories.command(
         """sfm memory put agent-7 tea '{"text": "likes tea"}' --type fact --importance 0.7""",
         "sfm memory put agent-7 page - --vector page.npy --create-only < page.json",
         "sfm memory put agent-7 tea --importance 0.9 --if-revision 3     only the importance changes",
+        "sfm memory put agent-7 tea --no-vector --no-expiry              not found by search any more; there for ever",
     ),
 )(memory_writes.put)
 memories.command(
@@ -146,8 +158,18 @@ memories.command(
         "Examples",
         "sfm memory list agent-7 --type fact --order importance --descending",
         "sfm memory list agent-7 --prefix chat/ --limit 0 --json",
+        "sfm memory list agent-7 --updated-after 2026-01-31 --box 0:10,-5:5",
     ),
 )(memory_reads.list_memories)
+memories.command(
+    "search",
+    epilog=epilog(
+        "Examples",
+        "sfm memory search agent-7 --like tea --type fact",
+        "sfm memory search agent-7 --vector-file query.npy --limit 5 --json",
+        "embed 'hot drinks' | sfm memory search agent-7 --vector-file -",
+    ),
+)(memory_search.search)
 memories.command(
     "delete", epilog=epilog("Examples", "sfm memory delete agent-7 tea coffee", "sfm memory delete agent-7 tea --if-revision 3")
 )(memory_writes.delete)
