@@ -10,9 +10,10 @@ import json
 import sys
 from dataclasses import asdict
 
-from examples.cognitive_manager import memories
 from examples.cognitive_manager.ledger import Share
-from examples.cognitive_manager.manager import ForeignNamespaceError, Manager
+from examples.cognitive_manager.manager import Manager
+from examples.cognitive_manager.state import ForeignNamespaceError
+from examples.cognitive_manager.stream import Stream
 from examples.cognitive_manager.tally import Acknowledged
 from sfm_grpc.client import Client, SfmError
 
@@ -20,7 +21,7 @@ from sfm_grpc.client import Client, SfmError
 def main() -> int:
     """Runs the manager; 0 when its share is in the store."""
     given = _arguments()
-    stream = memories.load()
+    stream = Stream.load()
     with Client(given.target, tenant=given.tenant, name=given.name) as client:
         manager = Manager(
             client.namespace(given.namespace),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from examples.cognitive_manager import density_trail, frequent_directions, ledger
-from examples.cognitive_manager.manager import RHO, state_in
-from examples.cognitive_manager.memories import FloatArray, Memories
+from examples.cognitive_manager.state import RHO, state_in
+from examples.cognitive_manager.stream import FloatArray, Stream
 from examples.cognitive_manager.tally import Acknowledged
 from sfm_grpc.client import Certificate, Client, RhoVersion, distances
 
@@ -39,15 +39,15 @@ class Verdict:
     sketch_error: float
     """‖AᵀA − BᵀB‖₂ for the sketch B of everything seen, A."""
     sketch_bound: float
-    taken: int
-    """Batches that are in ρ."""
+    taken: list[int]
+    """The batches that are in ρ, in the order of their commits."""
     kept: int
     """Versions whose metadata and digest could be compared."""
     milestones: list[Milestone] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
-def check(client: Client, namespace: str, memories: Memories, batches: int, acknowledged: Iterable[Acknowledged]) -> Verdict:
+def check(client: Client, namespace: str, stream: Stream, batches: int, acknowledged: Iterable[Acknowledged]) -> Verdict:
     """Reads the end and the history, replays the trail in the order in which it was committed, and compares bit for bit.
 
     Raises ForeignNamespaceError, and what reading raises (RhoCorrupt among it).
@@ -55,11 +55,11 @@ def check(client: Client, namespace: str, memories: Memories, batches: int, ackn
     handle = client.namespace(namespace)
     snapshot = handle.read(consistency="canonical")
     snapshot.verify()
-    state, certificate = state_in(snapshot, memories), snapshot.certificates[RHO]
+    state, certificate = state_in(snapshot, stream), snapshot.certificates[RHO]
     rho, trail = state.rho, ledger.trail(state.ledger)
     eigenvalue_min = float(np.linalg.eigvalsh(rho)[0])
     told = [r for r in client.health(namespace).rho if r.namespace == namespace]
-    seen = np.concatenate([memories.batch(batch) for _, batch in trail])
+    seen = np.concatenate([stream.batch(batch) for _, batch in trail])
     verdict = Verdict(
         version=snapshot.version,
         rho=rho,
@@ -71,10 +71,10 @@ def check(client: Client, namespace: str, memories: Memories, batches: int, ackn
         eigenvalue_min=eigenvalue_min,
         sketch_error=float(np.abs(np.linalg.eigvalsh(seen.T @ seen - state.sketch.T @ state.sketch)).max()),
         sketch_bound=frequent_directions.error_bound(state.sketch, len(seen)),
-        taken=len(trail),
+        taken=[batch for _, batch in trail],
         kept=0,
     )
-    digests = _replay(verdict, trail, memories)
+    digests = _replay(verdict, trail, stream)
     _check_end(verdict, trail, batches)
     _check_acknowledged(verdict, trail, digests, acknowledged)
     _check_history(verdict, dict(trail), digests, handle.versions())
@@ -91,15 +91,15 @@ def check_each(targets: Sequence[str], tenant: str, namespace: str, verdict: Ver
             verdict.problems.append(f"{target} answers version {snapshot.version}, not the ρ of version {verdict.version}")
 
 
-def _replay(verdict: Verdict, trail: list[tuple[int, int]], memories: Memories) -> dict[int, str]:
+def _replay(verdict: Verdict, trail: list[tuple[int, int]], stream: Stream) -> dict[int, str]:
     """ρ again from I/d and the vectors: the digest it must have had at each version; milestones on the way."""
     digests: dict[int, str] = {}
-    rho = density_trail.start(memories.dimension)
+    rho = density_trail.start(stream.dimension)
     stops = {round(i * len(trail) / _MILESTONES) for i in range(_MILESTONES + 1)}
     for done in range(len(trail) + 1):
         if done:
             version, batch = trail[done - 1]
-            rho = density_trail.follow(rho, memories.batch(batch))
+            rho = density_trail.follow(rho, stream.batch(batch))
             digests[version] = hashlib.sha256(rho.data).hexdigest()
         if done in stops:
             verdict.milestones.append(Milestone(done, distances.entropy(rho, "bits"), distances.purity(rho)))

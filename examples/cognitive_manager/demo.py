@@ -16,16 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from examples.cognitive_manager import ledger, memories
-from examples.cognitive_manager.check import check, check_each
+from examples.cognitive_manager import ledger
+from examples.cognitive_manager.check import Verdict, check, check_each
+from examples.cognitive_manager.check_memories import Remembered, check_memories
 from examples.cognitive_manager.ledger import Share
-from examples.cognitive_manager.manager import ForeignNamespaceError, state_in
 from examples.cognitive_manager.manager_process import ManagerProcess
-from examples.cognitive_manager.memories import Memories
+from examples.cognitive_manager.options import arguments
 from examples.cognitive_manager.outages import Outages
 from examples.cognitive_manager.report import Happened, Progress, summary, table
 from examples.cognitive_manager.server_process import ServerFailedError, ServerProcess, joint_target
+from examples.cognitive_manager.state import ForeignNamespaceError, state_in
 from examples.cognitive_manager.store import Store, StoreFailedError, chosen
+from examples.cognitive_manager.stream import Stream
 from examples.cognitive_manager.tally import Tally
 from sfm_grpc.client import Client, NotFound, SfmError
 
@@ -35,8 +37,8 @@ _TICK_S = 0.05
 
 def main() -> int:
     """Starts what is needed, watches, checks, tells."""
-    stream = memories.load()
-    given = _arguments(stream)
+    stream = Stream.load()
+    given = arguments(stream)
     signal.signal(signal.SIGTERM, _ended)
     try:
         with _data_plane(given) as plane, _managers(given, plane) as managers:
@@ -61,7 +63,7 @@ class _DataPlane:
     servers: Sequence[ServerProcess] = ()
 
 
-def _show(given: argparse.Namespace, stream: Memories, plane: _DataPlane, managers: list[ManagerProcess]) -> int:
+def _show(given: argparse.Namespace, stream: Stream, plane: _DataPlane, managers: list[ManagerProcess]) -> int:
     progress = Progress(given.batches)
     for step in plane.store.steps if plane.store else ():
         progress.say(step)
@@ -86,7 +88,7 @@ def _show(given: argparse.Namespace, stream: Memories, plane: _DataPlane, manage
         complaints = [complaint for m in managers if (complaint := m.end())]
         for complaint in complaints:
             progress.say(complaint)
-        progress.say("the check: every commit replayed from the vectors")
+        progress.say("the check: every commit replayed from the vectors, every memory compared")
         tally = Tally()
         for manager in managers:
             tally.add(manager.tally or Tally())
@@ -94,7 +96,8 @@ def _show(given: argparse.Namespace, stream: Memories, plane: _DataPlane, manage
         verdict = check(client, given.namespace, stream, given.batches, acknowledged)
         store_name = client.server_info().store
     check_each([server.target for server in plane.servers], plane.tenant, given.namespace, verdict)
-    verdict.problems[:0] = complaints
+    remembered = _remembered(given, stream, plane, verdict)
+    verdict.problems[:0] = [*complaints, *remembered.problems]
     happened = Happened(
         tally=tally,
         by_manager={m.name: len(m.acknowledged) for m in managers},
@@ -105,9 +108,18 @@ def _show(given: argparse.Namespace, stream: Memories, plane: _DataPlane, manage
         servers=len(plane.servers) or None,
         store=plane.store,
     )
-    print(table(happened, verdict, stream))
-    print(summary(happened, verdict), flush=True)
+    print(table(happened, verdict, remembered))
+    print(summary(happened, verdict, remembered), flush=True)
     return 1 if verdict.problems else 0
+
+
+def _remembered(given: argparse.Namespace, stream: Stream, plane: _DataPlane, verdict: Verdict) -> Remembered:
+    """The check of the memories; each server of one's own is asked for itself."""
+    targets = [server.target for server in plane.servers] or plane.targets[:1]
+    with contextlib.ExitStack() as connected:
+        clients = [connected.enter_context(Client(target, tenant=plane.tenant, name="demo")) for target in targets]
+        each = [client.namespace(given.namespace).memories for client in clients]
+        return check_memories(each, stream, verdict.taken, verdict.rho)
 
 
 def _watch(managers: list[ManagerProcess], outages: Outages, progress: Progress, before: int) -> None:
@@ -166,65 +178,13 @@ def _starting(servers: Sequence[ServerProcess]) -> str:
     return f"{len(servers)} fresh servers of one store start at {', '.join(server.target for server in servers)}"
 
 
-def _taken(client: Client, namespace: str, stream: Memories) -> int:
+def _taken(client: Client, namespace: str, stream: Stream) -> int:
     """How many batches are in ρ already. Raises ForeignNamespaceError."""
     try:
         snapshot = client.namespace(namespace).read()
     except NotFound:
         return 0
     return len(ledger.trail(state_in(snapshot, stream).ledger))
-
-
-def _arguments(stream: Memories) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--target", metavar="HOST:PORT", help="a server that runs already, instead of fresh ones")
-    parser.add_argument(
-        "--servers",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="fresh servers on one store (default: 1); each manager calls another one first",
-    )
-    parser.add_argument(
-        "--tenant", help="whose namespace (default: 'default'; on Postgres one that nobody has had yet, printed at the start)"
-    )
-    parser.add_argument("--namespace", default="cognitive-manager", help="where to write; what is there already is resumed")
-    parser.add_argument(
-        "--batches",
-        type=_positive,
-        default=stream.batches,
-        metavar="N",
-        help="the first N of the stream's (default: all %(default)s)",
-    )
-    parser.add_argument(
-        "--kill-server-every",
-        type=_seconds,
-        metavar="SECONDS",
-        help="SIGKILL a server so long after both managers could commit, again and again; of several each in its turn",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what the managers recall")
-    parser.add_argument("--pause", type=_seconds, metavar="SECONDS", help="to do nothing after each batch (default: none)")
-    given = parser.parse_args()
-    if given.batches > stream.batches:
-        parser.error(f"--batches: the stream has {stream.batches}")
-    if given.kill_server_every and given.target:
-        parser.error("--kill-server-every: only a server that the demo starts is the demo's to kill")
-    if given.servers > 1 and given.target:
-        parser.error("--servers: how many answer at --target is not the demo's to say")
-    return given
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (number := float(text)) < float("inf"):
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def _ended(number: int, _frame: object) -> NoReturn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from examples.cognitive_manager.memories import FloatArray
+from examples.cognitive_manager.stream import FloatArray
 from sfm_grpc.client import normalized
 
 KEPT, ADDED = 0.95, 0.05

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from examples.cognitive_manager.memories import FloatArray
+from examples.cognitive_manager.stream import FloatArray
 
 SKETCH_ROWS = 64
 

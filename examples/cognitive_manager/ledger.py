@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from examples.cognitive_manager.memories import FloatArray
+from examples.cognitive_manager.stream import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The cognitive manager: reads ρ, thinks, commits; and comes to the same end whatever other writers and outages do to it.
 
-Its only state is in the store. Each commit moves ρ, the Frequent-Directions sketch and the ledger of batches together, so that a
-manager that was interrupted anywhere goes on exactly where the store says it was.
+Its only state is in the store. Each commit moves ρ, the Frequent-Directions sketch and the ledger of batches together with the
+memories that they came from, so that a manager that was interrupted anywhere goes on exactly where the store says it was.
 """
 
 from __future__ import annotations
@@ -10,65 +10,19 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
 
 from examples.cognitive_manager import density_trail, frequent_directions, ledger
 from examples.cognitive_manager.ledger import Share
-from examples.cognitive_manager.memories import FloatArray, Memories
-from examples.cognitive_manager.recall import recall
+from examples.cognitive_manager.patience import patiently
+from examples.cognitive_manager.recall import SHORTLIST, Recalled, recall
+from examples.cognitive_manager.state import LEDGER, RHO, SKETCH, State, beginning, state_in
+from examples.cognitive_manager.stream import FloatArray, Stream
 from examples.cognitive_manager.tally import Acknowledged, Tally
-from sfm_grpc.client import (
-    Commit,
-    DeadlineExceeded,
-    Draining,
-    Namespace,
-    NotFound,
-    Overloaded,
-    SfmError,
-    Snapshot,
-    StoreUnavailable,
-    Unreachable,
-    VersionConflict,
-)
+from sfm_grpc.client import Commit, IndexUnavailable, Namespace, NotFound, SearchResult, Snapshot, VersionConflict
 
-RHO, SKETCH, LEDGER = "rho", "fd_sketch", "applied"
-
-# The same call may succeed a little later. Of a commit they leave unknown whether it happened.
-_PASSING = (Unreachable, StoreUnavailable, Draining, DeadlineExceeded, Overloaded)
-_PATIENCE_S = 120.0
-_PAUSE_S = 0.1
 _BACKOFF_S, _BACKOFF_MAX_S = 0.01, 0.25
-
-T = TypeVar("T")
-
-
-class ForeignNamespaceError(Exception):
-    """The namespace holds something that is not this stream's."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that the manager remembers, as of one version."""
-
-    base: int | Snapshot
-    """What the next commit expects to be the newest version; 0: there is none yet."""
-    version: int
-    rho: FloatArray
-    sketch: FloatArray
-    ledger: FloatArray
-
-
-def state_in(snapshot: Snapshot, memories: Memories) -> State:
-    """What the store remembers. Raises ForeignNamespaceError when that is not of this stream."""
-    d = memories.dimension
-    expected = {RHO: (d, d), SKETCH: (frequent_directions.SKETCH_ROWS, d), LEDGER: (1, memories.batches)}
-    shapes = {key: snapshot[key].shape for key in expected if key in snapshot}
-    if shapes != expected:
-        raise ForeignNamespaceError(
-            f"namespace {snapshot.namespace!r} holds {shapes or 'nothing of it'} where this stream has {expected}; choose another"
-        )
-    return State(snapshot, snapshot.version, snapshot[RHO], snapshot[SKETCH], snapshot[LEDGER])
+# Without an index there is no recall, and everything else goes on; it is asked again after a while.
+_WITHOUT_INDEX_S = 5.0
 
 
 class Manager:
@@ -77,7 +31,7 @@ class Manager:
     def __init__(
         self,
         namespace: Namespace,
-        memories: Memories,
+        stream: Stream,
         *,
         name: str,
         share: Share,
@@ -92,7 +46,7 @@ class Manager:
         `pause_s`: how long to do nothing after each batch.
         """
         self._namespace = namespace
-        self._memories = memories
+        self._stream = stream
         self._name = name
         self._share = share
         self._batches = batches
@@ -100,6 +54,7 @@ class Manager:
         self._random = random.Random(f"{seed} {share}")
         self._pause_s = pause_s
         self._on_commit = on_commit
+        self._search_from_s = 0.0
         self.tally = Tally()
 
     def run(self) -> None:
@@ -107,9 +62,7 @@ class Manager:
         for batch in ledger.left(self._state().ledger, self._share, self._batches):
             self._take(batch)
             for _ in range(self._recalls):
-                rho = self._read(RHO)[RHO]
-                recall(self._memories, rho, self._random.randrange(len(self._memories.names)))
-                self.tally.recalls += 1
+                self._recall(self._random.randrange(len(self._stream.names)))
             time.sleep(self._pause_s)
 
     # ---- one batch, exactly once
@@ -130,8 +83,8 @@ class Manager:
 
     def _commit(self, state: State, batch: int) -> Commit:
         """Commits what comes of the batch in this state. Asking again with the same request id is the same commit."""
-        rows = self._memories.rows(batch)
-        vectors = self._memories.batch(batch)
+        rows = self._stream.rows(batch)
+        vectors = self._stream.batch(batch)
         changes = {
             RHO: density_trail.follow(state.rho, vectors),
             SKETCH: frequent_directions.absorb(state.sketch, vectors),
@@ -145,6 +98,7 @@ class Manager:
             done = self._namespace.commit(
                 changes,
                 expected_version=state.base,
+                memories=self._stream.memories(batch),
                 metadata=metadata,
                 request_id=request_id,
                 max_step={RHO: density_trail.STEP_MAX},
@@ -152,7 +106,7 @@ class Manager:
             self.tally.commit_s.append(time.perf_counter() - began)
             return done
 
-        done = self._patiently(commit)
+        done = patiently(commit, self.tally.unanswered)
         self.tally.bytes_committed += sum(array.nbytes for array in changes.values())
         return done
 
@@ -168,10 +122,9 @@ class Manager:
     def _state(self) -> State:
         """The newest of everything, or the beginning of all. Raises ForeignNamespaceError."""
         try:
-            return state_in(self._read(), self._memories)
+            return state_in(self._read(), self._stream)
         except NotFound:
-            d, batches = self._memories.dimension, self._memories.batches
-            return State(0, 0, density_trail.start(d), frequent_directions.start(d), ledger.start(batches))
+            return beginning(self._stream)
 
     def _read(self, keys: str | None = None) -> Snapshot:
         def read() -> Snapshot:
@@ -180,24 +133,35 @@ class Manager:
             self.tally.read_s.append(time.perf_counter() - began)
             return snapshot
 
-        snapshot = self._patiently(read)
+        snapshot = patiently(read, self.tally.unanswered)
         self.tally.reads += 1
         self.tally.reads_unmoved += not snapshot.modified
         return snapshot
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Makes the call again until it is answered, for two minutes: a server that restarts is back in a second or two."""
-        patience_ends = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return call()
-            except _PASSING as error:
-                self.tally.outages += 1
-                if time.monotonic() > patience_ends:
-                    raise
-                time.sleep(_pause_s(error))
+    # ---- recall
 
+    def _recall(self, row: int) -> list[Recalled]:
+        """What comes to mind at a row of the stream: the memories near to it, weighed with ρ as it is now."""
+        rho = self._read(RHO)[RHO]
+        near = self._search(self._stream.vectors[row])
+        return [] if near is None else recall(near, rho, but=self._stream.names[row])
 
-def _pause_s(error: SfmError) -> float:
-    """What the server asks for, if it could."""
-    return error.retry_delay_s or _PAUSE_S
+    def _search(self, vector: FloatArray) -> SearchResult | None:
+        """The memories that are nearest; None while there is no index."""
+        if time.monotonic() < self._search_from_s:
+            return None
+
+        def search() -> SearchResult:
+            began = time.perf_counter()
+            found = self._namespace.memories.search(vector, SHORTLIST, with_vectors=True)
+            self.tally.search_s.append(time.perf_counter() - began)
+            return found
+
+        try:
+            found = patiently(search, self.tally.unanswered)
+        except IndexUnavailable:
+            self.tally.without_index += 1
+            self._search_from_s = time.monotonic() + _WITHOUT_INDEX_S
+            return None
+        self.tally.searches += 1
+        return found

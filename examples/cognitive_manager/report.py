@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from examples.cognitive_manager.check import Verdict
-from examples.cognitive_manager.memories import Memories
-from examples.cognitive_manager.recall import recall
+from examples.cognitive_manager.check_memories import Remembered
 from examples.cognitive_manager.store import Store
 from examples.cognitive_manager.tally import Tally, percentile_ms
 
-_SAMPLES = ("json.dumps", "posixpath.join", "heapq.nlargest")
 _BAR = 30
 
 
@@ -67,7 +65,7 @@ class Happened:
     """None when the servers are somebody else's."""
 
 
-def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
+def table(happened: Happened, verdict: Verdict, remembered: Remembered) -> str:
     """The end of the show, for people."""
     tally, certificate = happened.tally, verdict.certificate
     shares = ", ".join(f"{name} {count}" for name, count in happened.by_manager.items())
@@ -79,6 +77,8 @@ def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
             "reads",
             f"{tally.reads}: {_ms(tally.read_s, 50)} p50, {_ms(tally.read_s, 95)} p95; {tally.reads_unmoved} moved no numbers",
         ),
+        ("memories", f"{remembered.memories}, each in one commit with the ρ that came of it"),
+        ("searches", f"{tally.searches}: {_ms(tally.search_s, 50)} p50, {_ms(tally.search_s, 95)} p95" + _recall(remembered)),
     ]
     if happened.kills or tally.outages:
         rows.append(
@@ -97,8 +97,7 @@ def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
         ("", f"(eigvalsh here: {verdict.eigenvalue_min:.3g})"),
         ("sketch", f"‖AᵀA − BᵀB‖₂ = {verdict.sketch_error:.2f}, Liberty's bound {verdict.sketch_bound:.2f}"),
     ]
-    for name in _SAMPLES:
-        best = recall(memories, verdict.rho, memories.names.index(name), top=3)
+    for name, best in remembered.samples.items():
         rows.append((f"{name} →", ", ".join(f"{r.name} {r.score:.2f}" for r in best)))
     if verdict.problems:
         rows += [("WRONG" if i == 0 else "", problem) for i, problem in enumerate(verdict.problems[:10])]
@@ -106,14 +105,14 @@ def table(happened: Happened, verdict: Verdict, memories: Memories) -> str:
         rows.append(
             (
                 "checked",
-                f"{verdict.taken} batches once each, all {tally.commits} acknowledged commits there, ρ replayed bit for bit",
+                f"{len(verdict.taken)} batches once each, all {tally.commits} acknowledged commits there, ρ replayed bit for bit",
             )
         )
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
 
 
-def summary(happened: Happened, verdict: Verdict) -> str:
+def summary(happened: Happened, verdict: Verdict, remembered: Remembered) -> str:
     """The last line, for scripts."""
     tally = happened.tally
     return json.dumps(
@@ -125,6 +124,10 @@ def summary(happened: Happened, verdict: Verdict) -> str:
             "read_p95_ms": percentile_ms(tally.read_s, 95),
             "commit_p95_ms": percentile_ms(tally.commit_s, 95),
             "bytes_per_commit": _bytes_per_commit(tally),
+            "memories": remembered.memories,
+            "searches": tally.searches,
+            "search_p95_ms": percentile_ms(tally.search_s, 95),
+            "recall_at_10": remembered.recall_at_10,
             "psd_ok": verdict.psd_ok,
             "trace_error": verdict.certificate.trace_error,
             "min_eigenvalue_bound": verdict.certificate.min_eigenvalue_bound,
@@ -140,6 +143,11 @@ def _kept(store: Store, verdict: Verdict) -> str:
     if disk_bytes is not None:
         return f"{_mib(disk_bytes)} on disk, {verdict.kept} versions kept"
     return f"{store.place}; {verdict.kept} versions stay there"
+
+
+def _recall(remembered: Remembered) -> str:
+    found = remembered.recall_at_10
+    return "" if found is None else f"; they find {found:.1%} of the ten nearest that an exact scan finds"
 
 
 def _resumed(happened: Happened) -> str:

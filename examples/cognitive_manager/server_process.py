@@ -40,6 +40,8 @@ class ServerProcess:
             "SFM_HTTP_LISTEN": "",
             # Servers, managers and databases share a few cores: to be late is no reason to be refused here.
             "SFM_SHED_WAIT_MS": "5000",
+            # Where the store is elsewhere, the index of its memories is here, one for each server.
+            "SFM_DATA_DIR": str(directory / name.replace(" ", "-")),
             **(kept or store.embedded(directory)).settings,
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -30,7 +30,9 @@ class Tally:
     reads: int = 0
     reads_unmoved: int = 0
     """Reads for which no numbers travelled: the client had the newest ones."""
-    recalls: int = 0
+    searches: int = 0
+    without_index: int = 0
+    """Searches that no index answered: no recall came of them."""
     outages: int = 0
     """Calls that nobody answered, each made again."""
     replayed: int = 0
@@ -39,8 +41,14 @@ class Tally:
     """Bytes of the numbers in acknowledged commits."""
     read_s: list[float] = field(default_factory=list)
     """Seconds of each answered read."""
+    search_s: list[float] = field(default_factory=list)
+    """Seconds of each answered search."""
     commit_s: list[float] = field(default_factory=list)
     """Seconds of each acknowledged commit, the waiting included that gRPC's own retries did."""
+
+    def unanswered(self) -> None:
+        """Counts a call that nobody answered."""
+        self.outages += 1
 
     def add(self, other: Tally) -> None:
         """Counts another manager's in."""

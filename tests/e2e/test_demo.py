@@ -18,15 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples.cognitive_manager import density_trail, frequent_directions, ledger, memories
+from examples.cognitive_manager import density_trail, frequent_directions, ledger
 from examples.cognitive_manager import store as where
 from examples.cognitive_manager.check import check
+from examples.cognitive_manager.check_memories import check_memories
 from examples.cognitive_manager.ledger import Share
-from examples.cognitive_manager.manager import ForeignNamespaceError, Manager
-from examples.cognitive_manager.memories import Memories
+from examples.cognitive_manager.manager import Manager
+from examples.cognitive_manager.recall import SHORTLIST, recall
 from examples.cognitive_manager.server_process import ServerProcess
+from examples.cognitive_manager.state import ForeignNamespaceError
+from examples.cognitive_manager.stream import Stream
 from examples.cognitive_manager.tally import Acknowledged
-from sfm_grpc.client import Client, Commit, Namespace, NotFound, Unreachable
+from sfm_grpc.client import Client, Commit, IndexUnavailable, Namespace, NotFound, Unreachable
 from tests.support.services.databases import Database
 from tests.support.services.fixtures import FreshDatabase
 from tests.support.services.redis_fixtures import StartRedis
@@ -42,6 +45,10 @@ KEYS = [
     "read_p95_ms",
     "commit_p95_ms",
     "bytes_per_commit",
+    "memories",
+    "searches",
+    "search_p95_ms",
+    "recall_at_10",
     "psd_ok",
     "trace_error",
     "min_eigenvalue_bound",
@@ -73,8 +80,8 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def stream() -> Memories:
-    return memories.load()
+def stream() -> Stream:
+    return Stream.load()
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +136,8 @@ def demo(
     assert told["psd_ok"] is True
     assert told["trace_error"] < 1e-12
     assert -1e-12 < told["min_eigenvalue_bound"] <= 0
+    # So few vectors are compared one by one: what search finds is exact.
+    assert told["recall_at_10"] == 1.0
     return told, ran
 
 
@@ -146,6 +155,9 @@ def test_demo_ends_well(store: Store) -> None:
     assert 0 <= 2 + 4 * 16 + told["conflicts"] - told["reads"] <= 4
     assert 0 < told["read_p50_ms"] <= told["read_p95_ms"]
     assert told["commit_p95_ms"] > 0
+    # Three recalls after each commit, but for those before the index was open.
+    assert (told["memories"], told["search_p95_ms"] > 0) == (8 * 16, True)
+    assert 0 < told["searches"] <= 3 * 16
     assert "16/16 batches" in ran.stderr
     assert "\r" not in ran.stderr
     assert "json.dumps →" in ran.stdout
@@ -156,7 +168,7 @@ def test_nothing_is_lost_when_the_server_is_killed_again_and_again() -> None:
     told, ran = demo("--batches", "24", "--kill-server-every", "0.3")
     assert "the server was killed and is back (1)" in ran.stderr
     assert told["kills"] >= 1
-    assert told["commits"] == 24
+    assert (told["commits"], told["memories"]) == (24, 8 * 24)
     assert "24 batches once each" in ran.stdout
 
 
@@ -166,6 +178,8 @@ def test_of_two_servers_either_may_be_killed(store: Store) -> None:
     told, ran = demo(*arguments, environment=store.environment)
     assert (told["store"], told["servers"], told["commits"]) == (store.name, 2, 60)
     assert told["kills"] >= 2
+    assert told["memories"] == 8 * 60
+    assert told["searches"] > 0
     for server in ("server 1", "server 2"):
         assert f"{server} was killed, every manager went on without it, and it is back" in ran.stderr
     assert "60 batches once each" in ran.stdout
@@ -181,7 +195,7 @@ def test_pulling_redis_plug_fails_no_read_and_loses_no_commit(fresh_database: Fr
     told, ran = demo("--servers", "2", "--batches", "60", "--pause", "0.1", environment=given)
     pulled.join()
     assert "reads go through the Redis that SFM_REDIS_URL names" in ran.stderr
-    assert (told["store"], told["servers"], told["commits"]) == ("postgres", 2, 60)
+    assert (told["store"], told["servers"], told["commits"], told["memories"]) == ("postgres", 2, 60, 8 * 60)
     assert "60 batches once each" in ran.stdout
     assert "outages" not in ran.stdout, "no call went unanswered"
 
@@ -287,7 +301,7 @@ class Lossy:
         return commit
 
 
-def test_a_lost_answer_is_asked_for_again(client: Client, stream: Memories) -> None:
+def test_a_lost_answer_is_asked_for_again(client: Client, stream: Stream) -> None:
     acknowledged: list[Acknowledged] = []
     manager = Manager(
         Lossy(client.namespace("lossy")),  # type: ignore[arg-type]
@@ -303,14 +317,18 @@ def test_a_lost_answer_is_asked_for_again(client: Client, stream: Memories) -> N
     assert [(a.version, a.batch) for a in acknowledged] == [(i + 1, i) for i in range(8)]
     # The third call is batch 2, the fourth its repetition, the sixth batch 4, the ninth batch 6.
     assert [a.batch for a in acknowledged if a.replayed] == [2, 4, 6]
-    assert check(client, "lossy", stream, 8, acknowledged).problems == []
+    verdict = check(client, "lossy", stream, 8, acknowledged)
+    assert verdict.problems == []
+    remembered = client.namespace("lossy").memories
+    assert check_memories([remembered], stream, verdict.taken, verdict.rho).problems == []
+    assert remembered.describe().revision == 64, "none was put twice"
 
     again = Manager(client.namespace("lossy"), stream, name="again", share=Share(0, 1), batches=8)
     again.run()
     assert (again.tally.commits, again.tally.reads) == (0, 1)
 
 
-def test_check_finds_what_is_missing_and_what_was_bent(client: Client, stream: Memories) -> None:
+def test_check_finds_what_is_missing_and_what_was_bent(client: Client, stream: Stream) -> None:
     namespace = client.namespace("bent")
     Manager(namespace, stream, name="test", share=Share(0, 2), batches=6, recalls=0).run()
     assert check(client, "bent", stream, 6, []).problems == ["3 of 6 batches were not taken: [1, 3, 5]"]
@@ -328,7 +346,59 @@ def test_check_finds_what_is_missing_and_what_was_bent(client: Client, stream: M
     assert "version 4 is not what the ledger says of it" in problems
 
 
-def test_a_namespace_of_something_else_is_left_alone(client: Client, stream: Memories) -> None:
+def test_check_finds_memories_that_are_missing_foreign_or_bent(client: Client, stream: Stream) -> None:
+    namespace = client.namespace("forgetful")
+    manager = Manager(namespace, stream, name="test", share=Share(0, 1), batches=3, recalls=2)
+    manager.run()
+    memories, rho = namespace.memories, namespace.read("rho")["rho"]
+    sound = check_memories([memories], stream, [0, 1, 2], rho)
+    assert (sound.problems, sound.memories, sound.recall_at_10) == ([], 24, 1.0)
+    assert check_memories([memories], stream, [0, 1], rho).problems == [
+        f"8 memories are there whose batches are not: {list(stream.names[16:21])}"
+    ]
+    memories.delete(stream.names[0])
+    memories.update(stream.names[1], vector=stream.vectors[2])
+    memories.update(stream.names[2], payload={"row": 2})
+    assert check_memories([memories], stream, [0, 1, 2], rho).problems == [
+        f"1 memories are missing: {[stream.names[0]]}",
+        f"2 memories are not as they were put: {list(stream.names[1:3])}",
+    ]
+
+
+def test_recall_weighs_what_search_finds(client: Client, stream: Stream) -> None:
+    namespace = client.namespace("weighed")
+    puts = [put for batch in range(40) for put in stream.memories(batch)]
+    assert all(receipt.indexed for receipt in namespace.memories.put_many(puts, wait_indexed_s=20))
+    near = namespace.memories.search(stream.vectors[0], SHORTLIST, with_vectors=True)
+    cosines = stream.vectors[:320] @ stream.vectors[0]
+    nothing_seen = recall(near, density_trail.start(stream.dimension), but=stream.names[0])
+    assert stream.names[0] not in [r.name for r in nothing_seen]
+    assert [r.score for r in nothing_seen] == pytest.approx(sorted(np.square(cosines[1:]))[:-6:-1], abs=1e-6)
+    # What was seen again and again of late comes first.
+    last = nothing_seen[-1].name
+    attention = np.outer(*[stream.vectors[stream.names.index(last)]] * 2)
+    weighed = recall(near, attention, but=stream.names[0])
+    assert (weighed[0].name, weighed[0].familiarity) == (last, pytest.approx(stream.dimension, rel=1e-5))
+
+
+def test_a_manager_without_an_index_commits_all_the_same(client: Client, stream: Stream) -> None:
+    manager = Manager(Unindexed(client.namespace("unindexed")), stream, name="test", share=Share(0, 1), batches=4)  # type: ignore[arg-type]
+    manager.run()
+    assert (manager.tally.commits, manager.tally.searches, manager.tally.without_index) == (4, 0, 1)
+    assert client.namespace("unindexed").memories.describe().memories == 32
+
+
+class Unindexed:
+    """A namespace whose index is away."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.read, self.commit, self.memories = namespace.read, namespace.commit, self
+
+    def search(self, *_: Any, **__: Any) -> Any:
+        raise IndexUnavailable(problem="it is away")
+
+
+def test_a_namespace_of_something_else_is_left_alone(client: Client, stream: Stream) -> None:
     namespace = client.namespace("foreign")
     namespace.commit({"rho": np.eye(3) / 3}, expected_version=0)
     with pytest.raises(ForeignNamespaceError, match=r"\(3, 3\)"):
@@ -339,7 +409,7 @@ def test_a_namespace_of_something_else_is_left_alone(client: Client, stream: Mem
 # ---- what the replay rests on
 
 
-def test_trail_is_exactly_symmetric_and_of_trace_one(stream: Memories) -> None:
+def test_trail_is_exactly_symmetric_and_of_trace_one(stream: Stream) -> None:
     rho = density_trail.start(stream.dimension)
     for batch in (0, 1, stream.batches - 1):
         before, rho = rho, density_trail.follow(rho, stream.batch(batch))
@@ -349,7 +419,7 @@ def test_trail_is_exactly_symmetric_and_of_trace_one(stream: Memories) -> None:
     assert len(stream.batch(stream.batches - 1)) == 2019 % 8
 
 
-def test_sketch_keeps_its_bound_and_goes_on_from_what_is_stored(stream: Memories) -> None:
+def test_sketch_keeps_its_bound_and_goes_on_from_what_is_stored(stream: Stream) -> None:
     sketch = frequent_directions.start(stream.dimension)
     for batch in range(40):
         sketch = frequent_directions.absorb(sketch, stream.batch(batch))
