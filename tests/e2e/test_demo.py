@@ -72,7 +72,7 @@ class Store:
         """On Postgres it said what it did to the schema, and kept to a tenant of its own."""
         if self.database is None:
             return
-        assert "sfm migrate: applied 1 (rho), 2 (cache), 3 (memories); Postgres at" in ran.stderr
+        assert "sfm migrate: applied 1 (rho), 2 (cache), 3 (memories)" in ran.stderr
         with self.database.connect() as c:
             [(tenant, namespace)] = c.execute("SELECT tenant, name FROM sfm.namespace").fetchall()
         assert f"namespace {namespace!r} of tenant {tenant!r}" in ran.stderr
