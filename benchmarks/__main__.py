@@ -30,6 +30,8 @@ NAMES = (
     "leased",
     "guarded",
     "growth",
+    "memories",
+    "vectors",
 )
 _RESULTS = Path(__file__).parent / "results"
 

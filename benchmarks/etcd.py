@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from benchmarks.bare import channel_options
-from benchmarks.processes import scratch_directory
+from benchmarks.processes import free_port, scratch_directory
 from sfm_grpc.wire import varint
 
 HOW_TO_GET = "etcd is not on PATH, so it is left out: `apt-get install etcd-server`, or the binary of an etcd release."
@@ -98,7 +97,7 @@ class Etcd:
 def _process() -> Iterator[str]:
     """An etcd process and its client address."""
     with scratch_directory() as directory, contextlib.ExitStack() as stack:
-        client, peer = _free_port(stack), _free_port(stack)
+        client, peer = free_port(stack), free_port(stack)
         stack.close()
         ours, theirs = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
         told = {
@@ -128,13 +127,6 @@ def _process() -> Iterator[str]:
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.wait()
-
-
-def _free_port(stack: contextlib.ExitStack) -> int:
-    """A port that nobody listens on, kept until the stack is closed."""
-    holder = stack.enter_context(socket.socket())
-    holder.bind(("127.0.0.1", 0))
-    return int(holder.getsockname()[1])
 
 
 def _messages() -> dict[str, Any]:

@@ -9,7 +9,18 @@ import ssl
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("numpy", "scipy", "grpcio", "protobuf", "uvloop", "psycopg", "qiskit")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "grpcio",
+    "protobuf",
+    "uvloop",
+    "psycopg",
+    "qdrant-edge-py",
+    "qiskit",
+    "chromadb",
+    "langgraph-checkpoint-postgres",
+)
 
 
 def facts() -> dict[str, object]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from sfm_grpc import allocator
 _SERVE = ("-c", "from sfm_grpc.cli import main; main()", "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 _STOP_S = 20
 
+PATIENT = {"shed_wait_ms": 5_000}
+"""Settings of a server whose calls are timed one by one while others use the cores: it refuses none for having waited."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -31,8 +35,15 @@ class Server:
 @contextlib.contextmanager
 def ours(**settings: object) -> Iterator[Server]:
     """The product, `sfm serve` with its defaults and `settings`, on a fresh store."""
+    with scratch_directory() as directory, ours_in(directory, **settings) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def ours_in(directory: Path, **settings: object) -> Iterator[Server]:
+    """The same on what the directory has."""
     given = {f"SFM_{name.upper()}": str(value) for name, value in settings.items()}
-    with scratch_directory() as directory, _process((*_SERVE, "--data-dir", str(directory)), given) as lines:
+    with _process((*_SERVE, "--data-dir", str(directory)), given) as lines:
         # The first two lines of its output: `gRPC HOST:PORT`, `HTTP HOST:PORT`, maybe more words after them.
         said = dict(next(lines).split()[:2] for _ in range(2))
         yield Server(said["gRPC"], said["HTTP"].removeprefix("http://"))
@@ -52,6 +63,13 @@ def scratch_directory() -> Iterator[Path]:
     place.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=place) as directory:
         yield Path(directory)
+
+
+def free_port(stack: contextlib.ExitStack) -> int:
+    """A port that nobody listens on, kept until the stack is closed."""
+    holder = stack.enter_context(socket.socket())
+    holder.bind(("127.0.0.1", 0))
+    return int(holder.getsockname()[1])
 
 
 @contextlib.contextmanager
