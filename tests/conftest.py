@@ -16,7 +16,11 @@ from tests.support.engines import ENGINES, Engine
 from tests.support.processes import ServerProcess
 from tests.support.servers import Server, serving, settings_for
 
-pytest_plugins = ["tests.support.services.fixtures", "tests.support.services.redis_fixtures"]
+pytest_plugins = [
+    "tests.support.services.fixtures",
+    "tests.support.services.redis_fixtures",
+    "tests.support.services.qdrant_fixtures",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -18,7 +19,7 @@ from sfm_grpc.storage.vectors.points import INDEXED
 from sfm_grpc.storage.vectors.qdrant import QdrantIndex
 from tests.support.services import ports
 from tests.support.services.qdrant import QdrantStandIn
-from tests.vectors.conftest import StartQdrant
+from tests.support.services.qdrant_fixtures import StartQdrant
 from tests.vectors.given import EVERYTHING, NOW_US, a_field, a_point, found, keys, scanned, some_points, vectors
 
 FIELD = a_field()
@@ -127,14 +128,19 @@ async def test_a_server_that_forgot_everything(start_qdrant: StartQdrant) -> Non
         server.kill()
         server.wipe()
         server.start()
-        await until_back(lambda: index.count(FIELD))
+        await until_back(index.check)
         assert await index.count(FIELD) == 0
         assert await found(index, FIELD) == []
         assert await index.apply(FIELD, [], ["k/001"]) == []
         assert await index.apply(FIELD, [a_point("k")], []) == []
         assert await keys(index, FIELD) == {"k"}
         async with raw(server) as client:
-            assert await indexed(client, "own_8_cosine") == INDEXED.keys()
+            assert await indexed(client, collection(index)) == INDEXED.keys()
+
+
+def collection(index: QdrantIndex) -> str:
+    """That of `FIELD`."""
+    return index._ledger.name(FIELD.dimension, FIELD.distance)
 
 
 @contextlib.asynccontextmanager
@@ -153,10 +159,12 @@ async def indexed(client: AsyncQdrantClient, name: str) -> set[str]:
 async def test_a_collection_that_was_left_half_made(start_qdrant: StartQdrant) -> None:
     server = start_qdrant()
     async with raw(server) as client, opened(server) as index:
-        await client.grpc_collections.Create(_creation("own_8_cosine", 8))
-        await client.create_payload_index("own_8_cosine", "key", models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD))
+        await client.grpc_collections.Create(_creation(collection(index), 8))
+        await client.create_payload_index(
+            collection(index), "key", models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD)
+        )
         await index.apply(FIELD, [a_point("k")], [])
-        assert await indexed(client, "own_8_cosine") == INDEXED.keys()
+        assert await indexed(client, collection(index)) == INDEXED.keys()
         assert await keys(index, FIELD) == {"k"}
 
 
@@ -173,7 +181,7 @@ def _creation(name: str, dimension: int) -> wire.CreateCollection:
 async def test_what_the_server_refuses_is_told_point_by_point(start_qdrant: StartQdrant) -> None:
     server = start_qdrant()
     async with raw(server) as client, opened(server) as index:
-        await client.grpc_collections.Create(_creation("own_8_cosine", 5))  # somebody else's, by the same name
+        await client.grpc_collections.Create(_creation(collection(index), 5))  # somebody else's, by the same name
         refused = await index.apply(FIELD, some_points(5), ["never put"])
         assert [(r.key, r.revision) for r in refused] == [(f"k/{i:03}", i + 1) for i in range(5)]
         assert "refuses it" in refused[0].reason
@@ -194,9 +202,10 @@ async def test_collections_of_others_are_left_alone(start_qdrant: StartQdrant) -
     async with raw(server) as client, opened(server) as index:
         await client.grpc_collections.Create(_creation("others_8_cosine", 8))
         await index.apply(FIELD, some_points(2), [])
-        assert (await index.check()).endswith(": own_8_cosine")
+        assert (await index.check()).endswith(f": {collection(index)}")
         await index.discard(8, Distance.COSINE)
-        assert [c.name for c in (await client.get_collections()).collections] == ["others_8_cosine"]
+        ours = {f"own_v1_{index.identity}"}
+        assert {c.name for c in (await client.get_collections()).collections} == {"others_8_cosine", *ours}
 
 
 async def test_an_old_server_is_not_taken(start_qdrant: StartQdrant) -> None:
@@ -206,7 +215,6 @@ async def test_an_old_server_is_not_taken(start_qdrant: StartQdrant) -> None:
             pass
 
 
-@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 async def test_a_key_that_is_asked_for(start_qdrant: StartQdrant) -> None:
     server = start_qdrant(api_key="right")
     async with opened(server) as index:
@@ -219,16 +227,38 @@ async def test_a_key_that_is_asked_for(start_qdrant: StartQdrant) -> None:
                 pass
 
 
-@pytest.mark.parametrize("url", ["", "localhost", "localhost:6334", "redis://localhost", "http://"])
-def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(ValueError, match="is not a Qdrant address, such as http://localhost:6334"):
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("", "write http://host:6334, or https:// for TLS"),
+        ("localhost", "write http://host:6334"),
+        ("localhost:6334", "write http://host:6334"),
+        ("redis://localhost", "write http://host:6334"),
+        ("http://", "it names no host"),
+        ("http://localhost:secret", "its port is not one"),
+        ("http://localhost:0", "its port is not one"),
+        ("http://[::1", "its port is not one, or its host is none"),
+        ("http://user:secret@localhost", "it holds a user or a password: the API key is a setting of its own"),
+        ("http://localhost/secret", "nothing may follow the port"),
+        ("http://localhost?api_key=secret", "nothing may follow the port"),
+    ],
+)
+def test_an_address_that_is_none(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"this is not a Qdrant address: {re.escape(why)}") as told:
         QdrantIndex(url)
+    assert "secret" not in str(told.value)
 
 
 async def test_the_port_is_that_of_grpc() -> None:
-    for url, port in {"http://127.0.0.2": 6334, "http://127.0.0.2:6333": 6334, "https://127.0.0.2:7000": 7000}.items():
+    places = {
+        "http://127.0.0.2": "127.0.0.2:6334",
+        "http://127.0.0.2:6333/": "127.0.0.2:6334",
+        "https://127.0.0.2:7000": "127.0.0.2:7000",
+        "http://[::1]:7000": "[::1]:7000",
+    }
+    for url, place in places.items():
         index = QdrantIndex(url, timeout_s=0.3)
-        with pytest.raises(IndexUnavailable, match=f"Qdrant at 127.0.0.2:{port}"):
+        with pytest.raises(IndexUnavailable, match=f"Qdrant at {re.escape(place)} does not answer"):
             await index.open()
         await index.close()
 

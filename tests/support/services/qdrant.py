@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import grpc
+from qdrant_client import QdrantClient
 
 from tests.support.paths import ROOT
 from tests.support.services import ports
@@ -33,6 +37,33 @@ class RunningQdrant:
 
     def close(self) -> None:
         """It stays: it is not ours."""
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[QdrantClient]:
+        """Qdrant's own client."""
+        parts = urlsplit(self.url)
+        headers = {"api-key": self.api_key} if self.api_key else None
+        client = QdrantClient(
+            host=parts.hostname,
+            grpc_port=parts.port or 6334,
+            https=parts.scheme == "https",
+            headers=headers,
+            prefer_grpc=True,
+            check_compatibility=False,
+        )
+        with contextlib.closing(client):
+            yield client
+
+    def collections(self, prefix: str) -> list[str]:
+        """Names that begin so."""
+        with self.connect() as client:
+            return sorted(c.name for c in client.get_collections().collections if c.name.startswith(prefix))
+
+    def forget(self, prefix: str) -> None:
+        """Deletes all collections whose names begin so: to whoever has the prefix, the server is emptied."""
+        with self.connect() as client:
+            for name in self.collections(prefix):
+                client.delete_collection(name)
 
 
 class QdrantStandIn(RunningQdrant):

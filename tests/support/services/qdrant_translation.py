@@ -13,8 +13,11 @@ _DISTANCES = {wire.Cosine: engine.Distance.Cosine, wire.Dot: engine.Distance.Dot
 
 def config(request: wire.CreateCollection) -> engine.EdgeConfig:
     params, hnsw, scalar = request.vectors_config.params, request.hnsw_config, request.quantization_config.scalar
+    vectors = engine.EdgeVectorParams(size=params.size, distance=_DISTANCES[params.distance])
+    if not request.HasField("hnsw_config"):
+        return engine.EdgeConfig(vectors=vectors, wal_enabled=True)
     return engine.EdgeConfig(
-        vectors=engine.EdgeVectorParams(size=params.size, distance=_DISTANCES[params.distance]),
+        vectors=vectors,
         hnsw_config=engine.HnswIndexConfig(
             m=hnsw.m,
             payload_m=hnsw.payload_m,

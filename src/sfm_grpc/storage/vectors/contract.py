@@ -78,8 +78,14 @@ class VectorIndex(Protocol):
 
     name: str
     """`qdrant-edge` or `qdrant`: what GetServerInfo says."""
-    identity: str
-    """Tells what is in it from every other index, and from itself before it was emptied; "" until it is open."""
+
+    @property
+    def identity(self) -> str:
+        """Tells what is in it from every other index, and from itself before it was emptied; "" until it is open.
+
+        Only `open`, `check` and `discard` change it. An index that is not this process's alone may be emptied at any time: until
+        that is found out, nothing can be put where something is missing, or be searched there.
+        """
 
     async def open(self) -> None:
         """Makes what is missing and lets go of nothing that is there. May be called again where it raised."""
@@ -88,7 +94,10 @@ class VectorIndex(Protocol):
         """Finishes what is under way and lets go. Idempotent."""
 
     async def check(self) -> str:
-        """Asks it something that it can only answer when it can be searched. Returns what it is."""
+        """Asks it something that it can only answer when it can be searched. Returns what it is.
+
+        One that was emptied meanwhile, or has lost a part, has another identity after this, and is to be fed again.
+        """
 
     async def apply(self, field: Field, puts: Sequence[Point], gone: Collection[str]) -> Sequence[Refused]:
         """Makes the points of these keys what is given, and lets go of those that are `gone`; no key is in both, or twice.
@@ -117,4 +126,7 @@ class VectorIndex(Protocol):
         """Lets go of all points of the namespace."""
 
     async def discard(self, dimension: int, distance: Distance) -> None:
-        """Lets go of all that is kept of a geometry, of all namespaces, readable or not. Then it is to be fed again."""
+        """Lets go of all that is kept of a geometry, of all namespaces, readable or not.
+
+        Then all of it is to be fed again, by another identity: what is kept of other geometries may be gone, too.
+        """

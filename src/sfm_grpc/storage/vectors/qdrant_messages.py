@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Sequence
 
 import qdrant_client.grpc as wire
@@ -24,6 +25,9 @@ _TOLD = wire.WithPayloadSelector(include=wire.PayloadIncludeSelector(fields=TOLD
 _DATA_TAG = wire.DenseVector(data=[0.0]).SerializeToString()[:1]
 """That of DenseVector's numbers, which are packed: a length, and the float32 numbers, little-endian."""
 
+_ENTRIES = uuid.UUID("5d0f8f3e-3a2b-4a4c-9a53-6f0f0d6b7c11")
+_ENTRY = "collection"
+
 
 # ---- collections
 
@@ -40,6 +44,12 @@ def creation(collection: str, dimension: int, distance: Distance) -> wire.Create
             scalar=wire.ScalarQuantization(type=wire.Int8, quantile=points.QUANTILE, always_ram=True)
         ),
     )
+
+
+def ledger(collection: str) -> wire.CreateCollection:
+    """Of a collection that lists others: its points have no vectors worth the name."""
+    params = wire.VectorParams(size=1, distance=wire.Dot)
+    return wire.CreateCollection(collection_name=collection, vectors_config=wire.VectorsConfig(params=params))
 
 
 def indexing(collection: str, name: str) -> wire.CreateFieldIndexCollection:
@@ -114,6 +124,16 @@ def drop(collection: str, field: Field) -> wire.DeletePoints:
     return wire.DeletePoints(collection_name=collection, wait=True, points=wire.PointsSelector(filter=_belonging(field)))
 
 
+def entry(ledger: str, collection: str) -> wire.UpsertPoints:
+    """Of a collection's name in a ledger: done twice, it is there once."""
+    point = wire.PointStruct(
+        id=wire.PointId(uuid=str(uuid.uuid5(_ENTRIES, collection))),
+        payload={_ENTRY: wire.Value(string_value=collection)},
+        vectors=wire.Vectors(vector=wire.Vector(dense=wire.DenseVector(data=[1.0]))),
+    )
+    return wire.UpsertPoints(collection_name=ledger, wait=True, points=[point])
+
+
 # ---- questions
 
 
@@ -140,6 +160,18 @@ def scroll(collection: str, field: Field, after: str, limit: int) -> wire.Scroll
     """For a stretch of a namespace's points, in the order of their ids."""
     offset = wire.PointId(uuid=after) if after else None
     return wire.ScrollPoints(collection_name=collection, filter=_belonging(field), offset=offset, limit=limit, with_payload=_TOLD)
+
+
+def entries(ledger: str, after: str, limit: int) -> wire.ScrollPoints:
+    """For a stretch of what a ledger lists."""
+    offset = wire.PointId(uuid=after) if after else None
+    told = wire.WithPayloadSelector(include=wire.PayloadIncludeSelector(fields=[_ENTRY]))
+    return wire.ScrollPoints(collection_name=ledger, offset=offset, limit=limit, with_payload=told)
+
+
+def entered(point: wire.RetrievedPoint) -> str:
+    """The collection that a point of a ledger names."""
+    return str(point.payload[_ENTRY].string_value)
 
 
 def _belonging(field: Field) -> wire.Filter:
