@@ -177,7 +177,7 @@ class App:
         await self._tell_ready(await self.presence.look())
 
     async def _open_grpc(self) -> None:
-        facts = ServerFacts(self.settings, self.store.name, rpc_server.SERVICES)
+        facts = ServerFacts(self.settings, self.store.name, self.index.name, rpc_server.SERVICES)
         servicers = {
             "RhoStore": RhoStoreServicer(
                 self.rho,

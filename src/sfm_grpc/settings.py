@@ -13,6 +13,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,7 +44,9 @@ class Settings(BaseSettings):
     http_listen: str = Field(
         "127.0.0.1:9595", description="HTTP address for /healthz, /livez, /readyz, /metrics and the status page; empty: none."
     )
-    insecure: bool = Field(False, description="Allow plain text beyond loopback: gRPC without TLS, and the HTTP port.")
+    insecure: bool = Field(
+        False, description="Allow plain text beyond loopback: gRPC without TLS, the HTTP port, Qdrant's API key."
+    )
     tls_cert_file: Path | None = Field(None, description="PEM certificate chain of the gRPC port; with `SFM_TLS_KEY_FILE`.")
     tls_key_file: Path | None = Field(None, description="PEM private key of the gRPC port.")
     tls_client_ca_file: Path | None = Field(
@@ -95,6 +98,20 @@ class Settings(BaseSettings):
     fence_timeout_ms: int = Field(
         400, ge=1, description="How long a commit tries to fence what it tells in Redis before it has the cache drained."
     )
+    qdrant_url: SecretStr | None = Field(
+        None,
+        description="A Qdrant server (1.19 or newer) as the vector index, `http://host:6334` (`https://` TLS), the port of its "
+        "gRPC; unset: an embedded engine in `SFM_DATA_DIR/vectors`.",
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="What the Qdrant server asks of its callers; unset: nothing.")
+    qdrant_prefix: str = Field(
+        "sfm",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="What every collection in Qdrant begins with: the same for all servers of a store, another for each store.",
+    )
+    qdrant_timeout_ms: int = Field(5_000, ge=1, description="How long one call of Qdrant may take, making collections excepted.")
     rho_history_versions: int = Field(
         100, ge=1, description="Versions kept for each namespace; the head and LAST_VALID always stay."
     )
@@ -197,7 +214,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("postgres_url", "redis_url")
+    @field_validator("postgres_url", "redis_url", "qdrant_url", "qdrant_api_key")
     @classmethod
     def _none(cls, value: SecretStr | None) -> SecretStr | None:
         """Empty is unset: libpq would take it for a server of its own choice."""
@@ -218,6 +235,13 @@ class Settings(BaseSettings):
             raise ValueError("SFM_TLS_CLIENT_CA_FILE needs SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE")
         if self.redis_url and not self.postgres_url:
             raise ValueError("SFM_REDIS_URL needs SFM_POSTGRES_URL: the embedded store answers as fast from its own memory")
+        if self.qdrant_api_key and not self.qdrant_url:
+            raise ValueError("SFM_QDRANT_API_KEY needs SFM_QDRANT_URL")
+        if self.qdrant_api_key and not (self.insecure or _keeps_secrets(self.qdrant_url)):
+            raise ValueError(
+                "SFM_QDRANT_URL leads beyond loopback without TLS, and SFM_QDRANT_API_KEY would be read on the way: write "
+                "https://, or say --insecure (SFM_INSECURE=1) where the network is trusted"
+            )
         if self.postgres_pool_min > self.postgres_pool_max:
             raise ValueError("SFM_POSTGRES_POOL_MIN is over SFM_POSTGRES_POOL_MAX")
         if self.deadline_default_ms > self.deadline_max_ms:
@@ -288,6 +312,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _keeps_secrets(url: SecretStr | None) -> bool:
+    """Whether nobody on the way reads what is said; an address that is none is told where it is used."""
+    try:
+        parts = urlsplit(url.get_secret_value() if url else "")
+        return parts.scheme != "http" or is_loopback(parts.hostname or "")
+    except ValueError:
+        return True
 
 
 def variable(name: str) -> str:

@@ -50,10 +50,26 @@ def build_cache(settings: Settings, store: Store, metrics: CacheMetrics) -> Redi
 
 
 def build_index(settings: Settings) -> VectorIndex:
-    """The vector index, not yet open: the embedded engine in the data directory."""
-    from sfm_grpc.storage.vectors.edge import EdgeIndex
+    """The vector index, not yet open: a Qdrant server where an address is set, else the embedded engine in the data directory.
 
-    return EdgeIndex(settings.data_dir.absolute() / "vectors")
+    Raises StoreRefused for an address that is none.
+    """
+    if settings.qdrant_url is None:
+        from sfm_grpc.storage.vectors.edge import EdgeIndex
+
+        return EdgeIndex(settings.data_dir.absolute() / "vectors")
+    from sfm_grpc.storage.vectors import qdrant_connection
+    from sfm_grpc.storage.vectors.qdrant import QdrantIndex
+
+    url = settings.qdrant_url.get_secret_value()
+    if problem := qdrant_connection.problem(url):
+        raise StoreRefused(problem=f"SFM_QDRANT_URL is not an address: {problem}")
+    return QdrantIndex(
+        url,
+        settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None,
+        prefix=settings.qdrant_prefix,
+        timeout_s=settings.qdrant_timeout_ms / 1000,
+    )
 
 
 def is_cached(store: Store) -> TypeGuard[CachedStore]:

@@ -326,6 +326,7 @@ class GetServerInfoResponse(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     TRACE_TOLERANCE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The release, for example 3.0.0."""
     store: _builtins.str
@@ -338,6 +339,8 @@ class GetServerInfoResponse(_message.Message):
     """Density bound: epsilon = max(this, 2u‖ρ‖_F)."""
     trace_tolerance: _builtins.float
     """Density bound on |tr ρ − 1|."""
+    index: _builtins.str
+    """The vector index: `qdrant-edge` (embedded) or `qdrant` (a server)."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
         """What is enforced; over one of these → LIMIT_EXCEEDED, INVALID_REQUEST or MATRIX_MALFORMED, as docs/ERRORS.md says."""
@@ -357,10 +360,11 @@ class GetServerInfoResponse(_message.Message):
         services: _abc.Iterable[_builtins.str] | None = ...,
         epsilon: _builtins.float = ...,
         trace_tolerance: _builtins.float = ...,
+        index: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epsilon", b"epsilon", "limits", b"limits", "node_id", b"node_id", "rho_enforcement", b"rho_enforcement", "services", b"services", "store", b"store", "trace_tolerance", b"trace_tolerance", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epsilon", b"epsilon", "index", b"index", "limits", b"limits", "node_id", b"node_id", "rho_enforcement", b"rho_enforcement", "services", b"services", "store", b"store", "trace_tolerance", b"trace_tolerance", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

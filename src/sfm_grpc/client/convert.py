@@ -363,6 +363,7 @@ def server_info_of(reply: bytes) -> ServerInfo:
             services=tuple(response.services),
             epsilon=response.epsilon,
             trace_tolerance=response.trace_tolerance,
+            index=response.index,
         )
 
 

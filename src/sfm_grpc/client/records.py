@@ -366,3 +366,5 @@ class ServerInfo:
     services: tuple[str, ...]
     epsilon: float
     trace_tolerance: float
+    index: str
+    """`qdrant-edge` or `qdrant`; "" from a server that is older than the field."""

@@ -34,6 +34,7 @@ _NAMESPACES_AT_ONCE = 100
 _MEMORIES_AT_ONCE = 500
 # A turn lasts so much longer than one step may take; whoever dies in it is followed after that.
 _TURN_S = 30.0
+_STEP_S = 15.0
 _TURN_RETRY_S = 0.05
 _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 10.0
 _REFUSALS_LOGGED = 5
@@ -44,6 +45,8 @@ class Turn:
     """Nobody else changes what the index has of a namespace."""
 
     field: Field
+    index: str
+    """Which one that is, by its identity."""
     indexed: int
     """The index has all revisions up to this one."""
 
@@ -154,7 +157,7 @@ class Indexer:
         while (indexed := await self._store.indexing.take(space.number, name, self._owner, lasts_s=_TURN_S)) is None and wait:  # noqa: ASYNC110  another process has it
             await asyncio.sleep(_TURN_RETRY_S)
         try:
-            yield None if indexed is None else Turn(field_of(scope, space), indexed)
+            yield None if indexed is None else Turn(field_of(scope, space), name, indexed)
         finally:
             if indexed is not None:
                 with contextlib.suppress(StoreUnavailable, Overloaded):
@@ -162,11 +165,16 @@ class Indexer:
 
     async def renew(self, turn: Turn) -> None:
         """The turn lasts longer, and the index has all revisions up to the turn's. Raises IndexUnavailable where it was lost."""
-        number, name = turn.field.number, self._index.identity
-        if not await self._store.indexing.advance(number, name, self._owner, turn.indexed, lasts_s=_TURN_S):
+        self._check_same(turn)
+        if not await self._store.indexing.advance(turn.field.number, turn.index, self._owner, turn.indexed, lasts_s=_TURN_S):
             raise IndexUnavailable(problem=f"the index of {turn.field.scope.namespace!r} was begun anew meanwhile")
         self._advanced.set()
         self._advanced = asyncio.Event()
+
+    def _check_same(self, turn: Turn) -> None:
+        """What is known of an index that was begun anew is no longer true. Raises IndexUnavailable."""
+        if self._index.identity != turn.index:
+            raise IndexUnavailable(problem="the index was begun anew meanwhile")
 
     async def feed(self, turn: Turn, newest: int) -> None:
         """Brings the index up to the `newest` revision, and what was written since. Raises as `turn`."""
@@ -186,8 +194,14 @@ class Indexer:
         """Makes the index have these as they are, and nothing of what is `gone`. Raises IndexUnavailable, StoreUnavailable."""
         puts = [_point(m) for m in memories if m.vector is not None and not m.delete_time_us]
         put = {p.key for p in puts}
+        self._check_same(turn)
         began = time.monotonic()
-        refused = await self._index.apply(turn.field, puts, [*(m.key for m in memories if m.key not in put), *gone])
+        try:
+            async with asyncio.timeout(_STEP_S):  # whoever has the next turn may know better by the time that this is done
+                refused = await self._index.apply(turn.field, puts, [*(m.key for m in memories if m.key not in put), *gone])
+        except TimeoutError as error:
+            problem = f"{len(memories)} memories are not taken in within {_STEP_S:g} s; they are sent again"
+            raise IndexUnavailable(problem=problem) from error
         self._metrics.apply_seconds.observe(time.monotonic() - began)
         self._metrics.applied.inc(len(memories))
         if not refused:
@@ -197,7 +211,7 @@ class Indexer:
             _log.error("the vector index does not take %r of %r: %s", each.key, turn.field.scope.namespace, each.reason)
         now_us = time.time_ns() // 1000
         letters = [DeadLetter(each.key, each.revision, each.reason, now_us) for each in refused]
-        await self._store.indexing.refuse(turn.field.number, self._index.identity, letters)
+        await self._store.indexing.refuse(turn.field.number, turn.index, letters)
 
     # ---- those who wait for it
 

@@ -11,7 +11,7 @@ import numpy as np
 from sfm_grpc.coordinator import names
 from sfm_grpc.coordinator.indexing import field_of
 from sfm_grpc.coordinator.memories import check_filter
-from sfm_grpc.errors import InvalidRequest, NotFound
+from sfm_grpc.errors import IndexUnavailable, InvalidRequest, NotFound
 from sfm_grpc.model import Buffer, Distance, Memory, MemoryFilter, Scope
 from sfm_grpc.storage.contract import Store
 from sfm_grpc.storage.vectors.contract import Field, Hit, VectorIndex
@@ -60,7 +60,8 @@ class MemorySearch:
         check_filter(query.chosen)
         limit = self._limit(query.limit)
         # Before the index is asked: whatever it has by then, it had.
-        progress = await self._store.indexing.progress(query.scope, self._index.identity)
+        identity = self._index.identity
+        progress = await self._store.indexing.progress(query.scope, identity)
         if progress is None:
             raise NotFound(what="namespace", namespace=query.scope.namespace)
         space = progress.space
@@ -68,6 +69,8 @@ class MemorySearch:
             return Neighbours((), space.revision, space.revision)
         _check_vector(query, space.dimension, space.distance)
         found = await self._nearest(query, field_of(query.scope, space), limit)
+        if self._index.identity != identity:
+            raise IndexUnavailable(problem="it was begun anew while it was searched")
         return Neighbours(found, progress.indexed, space.revision)
 
     async def _nearest(self, query: SearchQuery, field: Field, limit: int) -> tuple[tuple[Memory, float], ...]:

@@ -22,6 +22,7 @@ class ServerFacts:
 
     settings: Settings
     store: str
+    index: str
     services: Sequence[str]
 
 
@@ -46,6 +47,7 @@ class HealthServicer:
         return health_pb2.GetServerInfoResponse(
             version=__version__,
             store=self._facts.store,
+            index=self._facts.index,
             rho_enforcement=settings.rho_enforcement.value,
             node_id=settings.node,
             limits=[health_pb2.Limit(name=name, value=value) for name, value in settings.limits.items()],
