@@ -178,9 +178,10 @@ async def test_server_info_publishes_the_limits_that_are_enforced(server: Server
     limits = {limit.name: limit.value for limit in info.limits}
     assert limits == server.settings.limits
     assert (limits["dimension_max"], limits["page_size_max"]) == (77, 9)
-    assert (info.version, info.store, info.node_id, info.rho_enforcement) == (
+    assert (info.version, info.store, info.index, info.node_id, info.rho_enforcement) == (
         __version__,
         server.app.store.name,
+        "qdrant-edge",
         "node-7",
         "observe",
     )

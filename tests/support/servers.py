@@ -21,7 +21,7 @@ from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 from sfm_grpc.app import App
 from sfm_grpc.settings import Settings, load
 
-_URLS = {"postgres_url", "redis_url"}
+_URLS = {"postgres_url", "redis_url", "qdrant_url"}
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 # On free ports, and without shedding: on a machine that does other things, everybody waits now and then.
@@ -41,7 +41,7 @@ def settings_for(**overrides: object) -> Settings:
 def store_of(settings: Settings) -> dict[str, object]:
     """Where the store is, for another server on the same one."""
     urls = {name: url.get_secret_value() for name in sorted(_URLS) if (url := getattr(settings, name))}
-    return {"data_dir": settings.data_dir} | urls
+    return {"data_dir": settings.data_dir, "qdrant_prefix": settings.qdrant_prefix} | urls
 
 
 _PLACES = tempfile.TemporaryDirectory(prefix="sfm-test-")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from sfm_grpc import stores
+from sfm_grpc.errors import StoreRefused
 from sfm_grpc.model import Enforcement
 from sfm_grpc.settings import ConfigError, Settings, is_loopback, load, split_address, variable
 
@@ -122,8 +124,45 @@ def test_settings_are_checked_against_each_other(tmp_path: Path) -> None:
     assert refusal(SFM_TLS_CERT_FILE=str(pem)) == "SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE go together"
     assert refusal(SFM_TLS_KEY_FILE=str(pem)) == "SFM_TLS_CERT_FILE and SFM_TLS_KEY_FILE go together"
     assert "needs SFM_TLS_CERT_FILE" in refusal(SFM_TLS_CLIENT_CA_FILE=str(pem))
+    assert refusal(SFM_QDRANT_API_KEY="k") == "SFM_QDRANT_API_KEY needs SFM_QDRANT_URL"
     assert refusal(SFM_DEADLINE_MAX_MS="10") == "SFM_DEADLINE_DEFAULT_MS is over SFM_DEADLINE_MAX_MS"
     assert "could never be accepted" in refusal(SFM_INFLIGHT_BYTES_MAX="65536")
+
+
+@pytest.mark.parametrize("url", ["http://qdrant.internal:6334", "http://10.0.0.1:6334", "http://[2001:db8::1]"])
+def test_an_api_key_is_not_sent_for_anyone_to_read(url: str) -> None:
+    said = refusal(SFM_QDRANT_URL=url, SFM_QDRANT_API_KEY="secret")
+    assert "SFM_QDRANT_API_KEY would be read on the way: write https://" in said
+    assert "secret" not in said
+    assert load({"qdrant_url": url, "qdrant_api_key": "secret", "insecure": True}).qdrant_api_key
+    assert load({"qdrant_url": url}).qdrant_url, "without a key there is none to be read"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://qdrant.internal:6334", "http://localhost:6334", "http://[::1]:6334", "http://127.0.0.1"]
+)
+def test_an_api_key_may_go_where_nobody_reads_it(url: str) -> None:
+    settings = load({"qdrant_url": url, "qdrant_api_key": "secret"})
+    assert settings.qdrant_api_key
+    assert settings.qdrant_api_key.get_secret_value() == "secret"
+    assert "secret" not in repr(settings)
+
+
+def test_an_empty_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SFM_QDRANT_URL", "SFM_QDRANT_API_KEY"):
+        monkeypatch.setenv(name, " ")
+    assert (load().qdrant_url, load().qdrant_api_key) == (None, None)
+
+
+@pytest.mark.parametrize("url", ["localhost:6334", "http://", "http://:x@h", "http://h:x", "http://[::1"])
+def test_an_address_of_qdrant_that_is_none_does_not_serve(url: str) -> None:
+    with pytest.raises(StoreRefused, match="SFM_QDRANT_URL is not an address: "):
+        stores.build_index(load({"qdrant_url": url}))
+
+
+def test_a_prefix_is_part_of_a_name() -> None:
+    for prefix in ("a/b", "", "a b", "ä", "x" * 65):
+        assert refusal(SFM_QDRANT_PREFIX=prefix).startswith("SFM_QDRANT_PREFIX: ")
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
