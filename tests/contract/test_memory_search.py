@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import contextlib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,32 @@ from sfm.v1 import memory_pb2
 from sfm_grpc.errors import IndexUnavailable, InvalidRequest, LimitExceeded, NotFound
 from sfm_grpc.settings import Settings
 from tests.conftest import Serve
+from tests.support.engines import Engine
+from tests.support.indexes import EmbeddedIndex, Index, QdrantServerIndex
 from tests.support.memories import Memories, put_of, vector_of
-from tests.support.servers import Server
+from tests.support.servers import Server, settings_for
+from tests.support.services.proxy import FaultProxy
+from tests.support.services.qdrant import RunningQdrant
 
 pytestmark = pytest.mark.engines("sqlite", "postgres")
+"""The embedded engine beside the embedded store, a Qdrant server beside Postgres: an index knows nothing of stores."""
 
 SOON = Duration(seconds=20)
+
+
+@pytest.fixture
+def index(request: pytest.FixtureRequest, engine: Engine) -> Index:
+    if engine.name == "sqlite":
+        return EmbeddedIndex()
+    service: RunningQdrant = request.getfixturevalue("qdrant_service")
+    proxy: FaultProxy = request.getfixturevalue("fault_proxy")(service.url)
+    return QdrantServerIndex(service, request.getfixturevalue("qdrant_prefix"), proxy)
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, engine: Engine, index: Index, tmp_path: Path) -> Settings:
+    overrides = {k: v for mark in request.node.iter_markers("settings") for k, v in mark.kwargs.items()}
+    return settings_for(**engine.settings(tmp_path / "data") | index.settings() | overrides)
 
 
 @pytest.fixture
@@ -86,21 +108,31 @@ async def test_a_filter_is_kept_to(memories: Memories) -> None:
 
 async def test_what_is_written_since_shows_as_it_is_or_not_at_all(memories: Memories, server: Server) -> None:
     await put_and_wait(memories, *CIRCLE)
-    server.app.indexer.feed = _held  # type: ignore[method-assign]
-    await memories.delete("k0")
-    await memories.purge("k1")
-    await memories.put("k2", {"n": "new"}, importance=1.0)
-    await memories.put("new", vector=[1, 0])
-    answer = await search(memories, 1.0, 0.0, limit=3)
-    assert [n.memory.key for n in answer.neighbours] == ["k3", "k4", "k5"]
-    assert (answer.indexed_revision, answer.newest_revision) == (8, 12)
-    del server.app.indexer.feed
+    with held(server):
+        await memories.delete("k0")
+        await memories.purge("k1")
+        await memories.put("k2", {"n": "new"}, importance=1.0)
+        await memories.put("new", vector=[1, 0])
+        answer = await search(memories, 1.0, 0.0, limit=3)
+        assert [n.memory.key for n in answer.neighbours] == ["k3", "k4", "k5"]
+        assert (answer.indexed_revision, answer.newest_revision) == (8, 12)
     await put_and_wait(memories, put_of("last"))
     assert await found(memories, 1.0, 0.0, limit=4) == ["new", "k3", "k4", "k5"], "k2 has no vector any more"
 
 
-async def _held(_turn: object, _newest: int) -> None:
-    """An index that is far behind."""
+@contextlib.contextmanager
+def held(server: Server) -> Iterator[None]:
+    """While it lasts, the index takes nothing in, not even what its feeder has begun with."""
+    over = asyncio.Event()
+
+    async def waiting(*_: object) -> None:
+        await over.wait()
+        raise IndexUnavailable(problem="it was held")
+
+    server.app.indexer.apply = waiting  # type: ignore[method-assign]
+    yield
+    del server.app.indexer.apply
+    over.set()
 
 
 async def test_what_has_expired_does_not_show(memories: Memories) -> None:
@@ -144,9 +176,9 @@ async def test_a_commit_of_both_is_found_too(memories: Memories, server: Server)
 async def test_many_that_are_gone_do_not_hide_those_that_are_there(memories: Memories, server: Server) -> None:
     gone = [f"gone{n}" for n in range(50)]
     await put_and_wait(memories, *(put_of(key, vector=[1, n / 1000]) for n, key in enumerate(gone)), put_of("a", vector=[0, 1]))
-    server.app.indexer.feed = _held  # type: ignore[method-assign]
-    await memories.deletes(*gone)
-    assert await found(memories, 1.0, 0.0, limit=1) == ["a"]
+    with held(server):
+        await memories.deletes(*gone)
+        assert await found(memories, 1.0, 0.0, limit=1) == ["a"]
 
 
 # ---- the index is a projection
@@ -164,30 +196,28 @@ async def test_the_index_is_there_after_a_restart(settings: Settings, serve: Ser
     assert again.app.metrics.index.applied._value.get() == 1, "nothing is sent again"
 
 
-async def test_an_index_that_was_lost_is_made_again(settings: Settings, serve: Serve) -> None:
+async def test_an_index_that_was_lost_is_made_again(settings: Settings, serve: Serve, index: Index) -> None:
     server = await serve(settings)
     await put_and_wait(Memories(server.channel), *CIRCLE)
     await Memories(server.channel).delete("k1")
     await server.app.__aexit__(None, None, None)
-    shutil.rmtree(settings.data_dir / "vectors")
+    await asyncio.to_thread(index.lose, settings)
     memories = Memories((await serve(settings)).channel)
     await put_and_wait(memories, put_of("last"))
     assert await found(memories, 1.0, 0.0, limit=2) == ["k0", "k2"]
 
 
-async def test_without_the_index_everything_else_works(settings: Settings, serve: Serve) -> None:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    (settings.data_dir / "vectors").write_text("not a directory")
-    memories = Memories((await serve(settings)).channel)
-    begun = time.monotonic()
-    done = await memories.puts(*CIRCLE, wait_indexed=Duration(nanos=300_000_000))
-    assert not done.indexed
-    assert time.monotonic() - begun < 5
-    assert len(await memories.keys()) == 8
-    with pytest.raises(IndexUnavailable) as caught:
-        await search(memories, 1.0, 0.0)
-    assert caught.value.retry_delay_s
-    (settings.data_dir / "vectors").unlink()
+async def test_without_the_index_everything_else_works(settings: Settings, serve: Serve, index: Index) -> None:
+    with index.unplugged(settings):
+        memories = Memories((await serve(settings)).channel)
+        begun = time.monotonic()
+        done = await memories.puts(*CIRCLE, wait_indexed=Duration(nanos=300_000_000))
+        assert not done.indexed
+        assert time.monotonic() - begun < 5
+        assert len(await memories.keys()) == 8
+        with pytest.raises(IndexUnavailable) as caught:
+            await search(memories, 1.0, 0.0)
+        assert caught.value.retry_delay_s
     await put_and_wait(memories, put_of("last"))
     assert await found(memories, 1.0, 0.0, limit=2) == ["k0", "k1"]
 

@@ -81,7 +81,14 @@ class QdrantStandIn(RunningQdrant):
     def start(self) -> Self:
         """Returns when it answers, with what it had."""
         self._data.mkdir(exist_ok=True)
-        command = ["/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.support.services.qdrant_wire", *self._told]
+        command = [
+            "/usr/bin/env",
+            f"PYTHONPATH={ROOT}",
+            sys.executable,
+            "-m",
+            "tests.support.services.qdrant_process",
+            *self._told,
+        ]
         self._kept = Kept(command, account=self._account, log=self._log, farewell=signal.SIGKILL, remove=self._root)
         with grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel:
             ready, end = grpc.channel_ready_future(channel), time.monotonic() + WAIT_S

@@ -1,4 +1,4 @@
-"""A stand-in for a Qdrant server: `python -m tests.support.services.qdrant_wire DIRECTORY PORT VERSION [API_KEY]`.
+"""A stand-in for a Qdrant server; `qdrant_process` is its process.
 
 It speaks Qdrant's own gRPC interface, by the stubs that come with qdrant-client, and knows of it what our index says. What it is
 told is done by Qdrant's own engine, a shard for each collection: filters, scores and refusals are real. It is no cluster.
@@ -7,7 +7,6 @@ told is done by Qdrant's own engine, a shard for each collection: filters, score
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,8 @@ _OK = wire.CollectionOperationResponse(result=True)
 _COMPLETED = wire.PointsOperationResponse(result=wire.UpdateResult(status=wire.Completed))
 
 
-def main() -> None:
-    directory, port, version, *key = sys.argv[1:]
+def serve(directory: str, port: str, version: str, *key: str) -> None:
+    """Until it is killed, on loopback."""
     server = grpc.server(ThreadPoolExecutor(8), interceptors=[_Guard(*key)], options=[("grpc.max_receive_message_length", -1)])
     shards = Shards(Path(directory))
     add_QdrantServicer_to_server(_Qdrant(version), server)
@@ -171,7 +170,3 @@ class _Points(PointsServicer):
             ],
             next_page_offset=wire.PointId(uuid=str(following)) if following else None,
         )
-
-
-if __name__ == "__main__":
-    main()
