@@ -13,10 +13,10 @@ from google.protobuf.duration_pb2 import Duration
 from sfm.v1 import health_pb2, memory_pb2
 
 from sfm_grpc.coordinator import indexing
+from sfm_grpc.coordinator.indexing import field_of
 from sfm_grpc.errors import Code, IndexUnavailable
 from sfm_grpc.model import Distance, Scope
 from sfm_grpc.settings import Settings
-from sfm_grpc.storage.vectors.contract import Field
 from sfm_grpc.storage.vectors.qdrant import QdrantIndex
 from tests.conftest import Serve
 from tests.support.engines import Engine
@@ -102,7 +102,9 @@ async def exact(server: Server, memories: Memories, *, dimension: int = 2) -> se
     await until(caught_up)
     answer = await search(memories, dimension=dimension)
     assert sorted(n.memory.key for n in answer.neighbours) == stored
-    field = Field(Scope(N.tenant, memories.namespace), dimension, Distance.COSINE)
+    progress = await server.app.indexer.progress(Scope(N.tenant, memories.namespace))
+    assert progress is not None
+    field = field_of(progress.scope, progress.space)
     page, after = await server.app.index.scan(field, after="", limit=10_000)
     assert (sorted(key for key, _ in page), after) == (stored, "")
     return set(stored)
