@@ -22,10 +22,13 @@ from sfm_grpc.coordinator.examiner import Examiner
 from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.index_audit import IndexAudit
 from sfm_grpc.coordinator.indexing import Indexer
 from sfm_grpc.coordinator.leased import Leases
+from sfm_grpc.coordinator.links import LinkCoordinator
 from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryRules
 from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
+from sfm_grpc.coordinator.namespaces import NamespaceCoordinator
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.report import Truth
@@ -44,6 +47,8 @@ from sfm_grpc.rpc.grpc_health import ProbeServicer
 from sfm_grpc.rpc.health import HealthServicer, ServerFacts
 from sfm_grpc.rpc.interceptors import CallGuard, CallRules
 from sfm_grpc.rpc.load import Load, LoadRules
+from sfm_grpc.rpc.memory_links import LinkServicer
+from sfm_grpc.rpc.memory_namespaces import NamespaceServicer
 from sfm_grpc.rpc.memory_store import MemoryStoreServicer
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
@@ -110,6 +115,9 @@ class App:
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
         self.memories = MemoryCoordinator(self.store, self.commits, _memory_rules(s))
+        self.namespaces = NamespaceCoordinator(self.store, self.commits, self.indexer, _memory_rules(s))
+        self.links = LinkCoordinator(self.store, self.commits, _memory_rules(s))
+        self.audit = IndexAudit(self.store, self.index, self.indexer)
         self.search = MemorySearch(self.store, self.index, limit_max=s.search_limit_max)
         self.commits.on_written(self.indexer.written)
         self.memory_upkeep = MemoryUpkeep(self.store, self.commits, self.metrics, undelete_s=s.undelete_s, node_id=s.node)
@@ -178,25 +186,31 @@ class App:
 
     async def _open_grpc(self) -> None:
         facts = ServerFacts(self.settings, self.store.name, self.index.name, rpc_server.SERVICES)
-        servicers = {
-            "RhoStore": RhoStoreServicer(
-                self.rho,
-                self.reads,
-                self.watches,
-                self.caches,
-                self.metrics,
-                deadline=self._guard.deadline,
-                fields_bytes_max=self.settings.fields_bytes_max,
-                batch_bytes_max=self.settings.batch_bytes_max,
-            ),
-            "MemoryStore": MemoryStoreServicer(
-                self.memories,
-                self.search,
-                self.indexer,
-                deadline=self._guard.deadline,
-                batch_bytes_max=self.settings.batch_bytes_max,
-            ),
-            "Health": HealthServicer(self.truth.report, facts),
+        servicers: dict[str, list[object]] = {
+            "RhoStore": [
+                RhoStoreServicer(
+                    self.rho,
+                    self.reads,
+                    self.watches,
+                    self.caches,
+                    self.metrics,
+                    deadline=self._guard.deadline,
+                    fields_bytes_max=self.settings.fields_bytes_max,
+                    batch_bytes_max=self.settings.batch_bytes_max,
+                )
+            ],
+            "MemoryStore": [
+                MemoryStoreServicer(
+                    self.memories,
+                    self.search,
+                    self.indexer,
+                    deadline=self._guard.deadline,
+                    batch_bytes_max=self.settings.batch_bytes_max,
+                ),
+                NamespaceServicer(self.namespaces, self.audit, deadline=self._guard.deadline),
+                LinkServicer(self.links, deadline=self._guard.deadline),
+            ],
+            "Health": [HealthServicer(self.truth.report, facts)],
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
         self._received = received_by_newest_server()

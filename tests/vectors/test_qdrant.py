@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient, models
 from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Distance
 from sfm_grpc.storage.vectors.contract import Field, VectorIndex
-from sfm_grpc.storage.vectors.points import INDEXED
+from sfm_grpc.storage.vectors.points import FORMAT, INDEXED
 from sfm_grpc.storage.vectors.qdrant import QdrantIndex
 from tests.support.services import ports
 from tests.support.services.qdrant import QdrantStandIn
@@ -204,7 +204,7 @@ async def test_collections_of_others_are_left_alone(start_qdrant: StartQdrant) -
         await index.apply(FIELD, some_points(2), [])
         assert (await index.check()).endswith(f": {collection(index)}")
         await index.discard(8, Distance.COSINE)
-        ours = {f"own_v1_{index.identity}"}
+        ours = {f"own_v{FORMAT}_{index.identity}"}
         assert {c.name for c in (await client.get_collections()).collections} == {"others_8_cosine", *ours}
 
 

@@ -13,6 +13,7 @@ from qdrant_client import models
 from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Distance
 from sfm_grpc.storage.vectors.contract import VectorIndex
+from sfm_grpc.storage.vectors.points import FORMAT
 from sfm_grpc.storage.vectors.qdrant import QdrantIndex
 from tests.support.services.qdrant import RunningQdrant
 from tests.vectors.given import EVERYTHING, NOW_US, a_field, a_point, keys, some_points, vectors
@@ -65,7 +66,7 @@ async def test_it_is_the_same_for_all_who_open_it_and_stays_so(opened: Open) -> 
 
 
 async def test_a_prefix_that_begins_with_another_is_another_index(qdrant_service: RunningQdrant, qdrant_prefix: str) -> None:
-    for prefix in (qdrant_prefix, f"{qdrant_prefix}_v1", f"{qdrant_prefix}_v1_x"):
+    for prefix in (qdrant_prefix, f"{qdrant_prefix}_v{FORMAT}", f"{qdrant_prefix}_v{FORMAT}_x"):
         index = QdrantIndex(qdrant_service.url, qdrant_service.api_key, prefix=prefix)
         await index.open()
         assert await keys(index, FIELD) == set()
@@ -81,7 +82,7 @@ HARMS: dict[str, Callable[[RunningQdrant, str, str, QdrantIndex], None]] = {
     "a collection deleted": lambda server, _, name, __: server.forget(name),
     "the ledger and a collection deleted": lambda server, prefix, name, index: (
         server.forget(name),
-        delete(server, f"{prefix}_v1_{index.identity}"),
+        delete(server, f"{prefix}_v{FORMAT}_{index.identity}"),
     )[0],
 }
 
@@ -118,7 +119,7 @@ async def test_a_ledger_that_was_deleted_takes_the_index_with_it(
 ) -> None:
     index = await fed(opened)
     before = index.identity
-    await asyncio.to_thread(delete, qdrant_service, f"{qdrant_prefix}_v1_{before}")
+    await asyncio.to_thread(delete, qdrant_service, f"{qdrant_prefix}_v{FORMAT}_{before}")
     assert await index.count(FIELD) == 3, "what is there is true"
     again = await opened()
     assert again.identity != before
@@ -165,7 +166,7 @@ async def test_of_two_that_begin_at_once_the_older_counts(
         await index.apply(FIELD, [a_point("k")], [])
     await index.check()
     assert index.identity == second.identity
-    assert await asyncio.to_thread(qdrant_service.collections, qdrant_prefix) == [f"{qdrant_prefix}_v1_{second.identity}"]
+    assert await asyncio.to_thread(qdrant_service.collections, qdrant_prefix) == [f"{qdrant_prefix}_v{FORMAT}_{second.identity}"]
 
 
 async def test_many_that_begin_at_once_agree(opened: Open) -> None:

@@ -68,6 +68,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: what was to be created is there."""
     ERROR_REASON_INDEX_UNAVAILABLE: _ErrorReason.ValueType  # 22
     """UNAVAILABLE, with RetryInfo: the vector index cannot be asked. Memories are kept, read and listed without it."""
+    ERROR_REASON_CONFIRMATION_REQUIRED: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION: what is asked for cannot be undone, and is to be confirmed; how much would go is said."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error is a google.rpc.Status with one google.rpc.ErrorInfo: domain `sfm`, `reason` the name of
@@ -120,4 +122,6 @@ ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 21
 """ALREADY_EXISTS: what was to be created is there."""
 ERROR_REASON_INDEX_UNAVAILABLE: ErrorReason.ValueType  # 22
 """UNAVAILABLE, with RetryInfo: the vector index cannot be asked. Memories are kept, read and listed without it."""
+ERROR_REASON_CONFIRMATION_REQUIRED: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION: what is asked for cannot be undone, and is to be confirmed; how much would go is said."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

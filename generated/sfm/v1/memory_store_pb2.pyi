@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sfm.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _LinkDirection:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LinkDirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkDirection.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINK_DIRECTION_UNSPECIFIED: _LinkDirection.ValueType  # 0
+    """OUTGOING."""
+    LINK_DIRECTION_OUTGOING: _LinkDirection.ValueType  # 1
+    """From it."""
+    LINK_DIRECTION_INCOMING: _LinkDirection.ValueType  # 2
+    """To it."""
+
+class LinkDirection(_LinkDirection, metaclass=_LinkDirectionEnumTypeWrapper):
+    """Which way links lead, seen from a memory."""
+
+LINK_DIRECTION_UNSPECIFIED: LinkDirection.ValueType  # 0
+"""OUTGOING."""
+LINK_DIRECTION_OUTGOING: LinkDirection.ValueType  # 1
+"""From it."""
+LINK_DIRECTION_INCOMING: LinkDirection.ValueType  # 2
+"""To it."""
+Global___LinkDirection: _TypeAlias = LinkDirection  # noqa: Y015
 
 @_typing.final
 class Namespace(_message.Message):
@@ -37,6 +62,8 @@ class Namespace(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    INDEXED_REVISION_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     dimension: _builtins.int
@@ -53,6 +80,8 @@ class Namespace(_message.Message):
     """What their payloads have together."""
     tombstones: _builtins.int
     """Deleted memories that can be undeleted, or are still to be taken out of the index."""
+    indexed_revision: _builtins.int
+    """The vector index has every write up to this revision. Answered by GetNamespace."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -60,6 +89,10 @@ class Namespace(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written last."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedVector]:
+        """Memories whose vectors the index does not take, at most 100, with the reasons. Answered by GetNamespace."""
 
     def __init__(
         self,
@@ -74,14 +107,52 @@ class Namespace(_message.Message):
         tombstones: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        indexed_revision: _builtins.int = ...,
+        refused: _abc.Iterable[Global___RefusedVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dimension", b"dimension", "distance", b"distance", "memories", b"memories", "name", b"name", "payload_bytes", b"payload_bytes", "revision", b"revision", "tombstones", b"tombstones", "update_time", b"update_time", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dimension", b"dimension", "distance", b"distance", "indexed_revision", b"indexed_revision", "memories", b"memories", "name", b"name", "payload_bytes", b"payload_bytes", "refused", b"refused", "revision", b"revision", "tombstones", b"tombstones", "update_time", b"update_time", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Namespace: _TypeAlias = Namespace  # noqa: Y015
+
+@_typing.final
+class RefusedVector(_message.Message):
+    """A memory that cannot be found by its vector, as the index does not take it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The memory."""
+    revision: _builtins.int
+    """Its revision."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was refused."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "reason", b"reason", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedVector: _TypeAlias = RefusedVector  # noqa: Y015
 
 @_typing.final
 class CreateNamespaceRequest(_message.Message):
@@ -948,3 +1019,631 @@ class SearchMemoriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchMemoriesResponse: _TypeAlias = SearchMemoriesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceRequest(_message.Message):
+    """Request of DeleteNamespace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace; NOT_FOUND where there is none."""
+    confirm: _builtins.str
+    """Its name once more; anything else → CONFIRMATION_REQUIRED, which says how much would go, and nothing is changed."""
+    if_revision: _builtins.int
+    """The newest revision of its memories; VERSION_CONFLICT where there is a newer one. Unset: whichever."""
+    request_id: _builtins.str
+    """As in PutMemory."""
+    validate_only: _builtins.bool
+    """Every check runs and nothing is recorded."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        confirm: _builtins.str = ...,
+        if_revision: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "confirm", b"confirm", "if_revision", b"if_revision", "namespace", b"namespace", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
+    _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+
+Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceResponse(_message.Message):
+    """Response of DeleteNamespace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that it took; 0: it had no memories. A namespace of this name goes on after it."""
+    version: _builtins.int
+    """The version of its matrices now, which holds none; 0: it held none before."""
+    replayed: _builtins.bool
+    """This is the first answer again."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        version: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceResponse: _TypeAlias = DeleteNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class GetMemoryStatsRequest(_message.Message):
+    """Request of GetMemoryStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    @_builtins.property
+    def filter(self) -> _memory_pb2.MemoryFilter:
+        """Of which memories; all when unset."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        filter: _memory_pb2.MemoryFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMemoryStatsRequest: _TypeAlias = GetMemoryStatsRequest  # noqa: Y015
+
+@_typing.final
+class MemoryTypeStats(_message.Message):
+    """What there is of one type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_TYPE_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    EXPIRING_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_MIN_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_MEAN_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_MAX_FIELD_NUMBER: _builtins.int
+    OLDEST_TIME_FIELD_NUMBER: _builtins.int
+    NEWEST_TIME_FIELD_NUMBER: _builtins.int
+    memory_type: _builtins.str
+    """The type."""
+    memories: _builtins.int
+    """How many memories."""
+    vectors: _builtins.int
+    """How many of these have a vector."""
+    payload_bytes: _builtins.int
+    """What their payloads have together."""
+    expiring: _builtins.int
+    """How many of these will expire some day."""
+    importance_min: _builtins.float
+    """The smallest importance."""
+    importance_mean: _builtins.float
+    """The mean importance."""
+    importance_max: _builtins.float
+    """The largest importance."""
+    @_builtins.property
+    def oldest_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest was created."""
+
+    @_builtins.property
+    def newest_time(self) -> _timestamp_pb2.Timestamp:
+        """When one was written last."""
+
+    def __init__(
+        self,
+        *,
+        memory_type: _builtins.str = ...,
+        memories: _builtins.int = ...,
+        vectors: _builtins.int = ...,
+        payload_bytes: _builtins.int = ...,
+        expiring: _builtins.int = ...,
+        importance_min: _builtins.float = ...,
+        importance_mean: _builtins.float = ...,
+        importance_max: _builtins.float = ...,
+        oldest_time: _timestamp_pb2.Timestamp | None = ...,
+        newest_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest_time", b"newest_time", "oldest_time", b"oldest_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expiring", b"expiring", "importance_max", b"importance_max", "importance_mean", b"importance_mean", "importance_min", b"importance_min", "memories", b"memories", "memory_type", b"memory_type", "newest_time", b"newest_time", "oldest_time", b"oldest_time", "payload_bytes", b"payload_bytes", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryTypeStats: _TypeAlias = MemoryTypeStats  # noqa: Y015
+
+@_typing.final
+class GetMemoryStatsResponse(_message.Message):
+    """Response of GetMemoryStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def types(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryTypeStats]:
+        """By type, in the order of the UTF-8 bytes."""
+
+    def __init__(
+        self,
+        *,
+        types: _abc.Iterable[Global___MemoryTypeStats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMemoryStatsResponse: _TypeAlias = GetMemoryStatsResponse  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """A link from one memory to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_KEY_FIELD_NUMBER: _builtins.int
+    LINK_TYPE_FIELD_NUMBER: _builtins.int
+    TARGET_KEY_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    source_key: _builtins.str
+    """The key of the memory that it leads from."""
+    link_type: _builtins.str
+    """What kind of link it is, in the caller's own words: 1 to 256 bytes of UTF-8 without control characters."""
+    target_key: _builtins.str
+    """The key of the memory that it leads to."""
+    weight: _builtins.float
+    """How strong it is, finite."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Answered: when it was made."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Answered: when it was put last."""
+
+    def __init__(
+        self,
+        *,
+        source_key: _builtins.str = ...,
+        link_type: _builtins.str = ...,
+        target_key: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "link_type", b"link_type", "source_key", b"source_key", "target_key", b"target_key", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
+
+@_typing.final
+class PutLinksRequest(_message.Message):
+    """Request of PutLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    request_id: _builtins.str
+    """As in PutMemory."""
+    validate_only: _builtins.bool
+    """Every check runs and nothing is recorded."""
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]:
+        """The links, each once, at most `batch_max`. One that is there takes this weight. An end that does not exist → NOT_FOUND."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        links: _abc.Iterable[Global___Link] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links", "namespace", b"namespace", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutLinksRequest: _TypeAlias = PutLinksRequest  # noqa: Y015
+
+@_typing.final
+class PutLinksResponse(_message.Message):
+    """Response of PutLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """This is the first answer again."""
+    def __init__(
+        self,
+        *,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutLinksResponse: _TypeAlias = PutLinksResponse  # noqa: Y015
+
+@_typing.final
+class DeleteLinksRequest(_message.Message):
+    """Request of DeleteLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    request_id: _builtins.str
+    """As in PutMemory."""
+    validate_only: _builtins.bool
+    """Every check runs and nothing is recorded."""
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]:
+        """The links, each once, at most `batch_max`; by source, type and target."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        links: _abc.Iterable[Global___Link] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links", "namespace", b"namespace", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLinksRequest: _TypeAlias = DeleteLinksRequest  # noqa: Y015
+
+@_typing.final
+class DeleteLinksResponse(_message.Message):
+    """Response of DeleteLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.int
+    """How many were there."""
+    replayed: _builtins.bool
+    """This is the first answer again."""
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLinksResponse: _TypeAlias = DeleteLinksResponse  # noqa: Y015
+
+@_typing.final
+class ListLinksRequest(_message.Message):
+    """Request of ListLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    LINK_TYPES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    key: _builtins.str
+    """The memory; NOT_FOUND where it is absent."""
+    direction: Global___LinkDirection.ValueType
+    """Which way."""
+    page_size: _builtins.int
+    """At most this many, 1 to the published limit; 0: 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with everything else unchanged but `page_size`; empty for the first."""
+    @_builtins.property
+    def link_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these types, each once, at most 64; none: all."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        key: _builtins.str = ...,
+        direction: Global___LinkDirection.ValueType = ...,
+        link_types: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "key", b"key", "link_types", b"link_types", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLinksRequest: _TypeAlias = ListLinksRequest  # noqa: Y015
+
+@_typing.final
+class ListLinksResponse(_message.Message):
+    """Response of ListLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there are no more."""
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]:
+        """By type, then by the other key, in the order of the UTF-8 bytes."""
+
+    def __init__(
+        self,
+        *,
+        links: _abc.Iterable[Global___Link] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLinksResponse: _TypeAlias = ListLinksResponse  # noqa: Y015
+
+@_typing.final
+class IndexProgress(_message.Message):
+    """How far a comparison of the index with the memories is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    """What is done at the moment."""
+    done: _builtins.int
+    """How much of it is done."""
+    total: _builtins.int
+    """Of how much; 0: not known."""
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "phase", b"phase", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexProgress: _TypeAlias = IndexProgress  # noqa: Y015
+
+@_typing.final
+class IndexReport(_message.Message):
+    """What a comparison of the index with the memories found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEXED_REVISION_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    MEMORIES_HASH_FIELD_NUMBER: _builtins.int
+    POINTS_HASH_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    ORPHANED_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    SAMPLE_KEYS_FIELD_NUMBER: _builtins.int
+    MENDED_FIELD_NUMBER: _builtins.int
+    indexed_revision: _builtins.int
+    """The index has every write up to this revision, and was compared with these."""
+    memories: _builtins.int
+    """Memories that it should have."""
+    points: _builtins.int
+    """Points that it has."""
+    memories_hash: _builtins.bytes
+    """Over keys and revisions of the memories that it should have, whatever their order: 8 bytes."""
+    points_hash: _builtins.bytes
+    """The same over its points: equal where nothing is wrong."""
+    missing: _builtins.int
+    """Memories of which it has no point."""
+    orphaned: _builtins.int
+    """Points of which there is no memory."""
+    stale: _builtins.int
+    """Points of memories that were written since, which it should have noticed."""
+    refused: _builtins.int
+    """Memories whose vectors it does not take: see GetNamespace."""
+    mended: _builtins.int
+    """Of RepairIndex: how many points were put or let go of."""
+    @_builtins.property
+    def sample_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of the keys that are missing, orphaned or stale, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        indexed_revision: _builtins.int = ...,
+        memories: _builtins.int = ...,
+        points: _builtins.int = ...,
+        memories_hash: _builtins.bytes = ...,
+        points_hash: _builtins.bytes = ...,
+        missing: _builtins.int = ...,
+        orphaned: _builtins.int = ...,
+        stale: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        sample_keys: _abc.Iterable[_builtins.str] | None = ...,
+        mended: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed_revision", b"indexed_revision", "memories", b"memories", "memories_hash", b"memories_hash", "mended", b"mended", "missing", b"missing", "orphaned", b"orphaned", "points", b"points", "points_hash", b"points_hash", "refused", b"refused", "sample_keys", b"sample_keys", "stale", b"stale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexReport: _TypeAlias = IndexReport  # noqa: Y015
+
+@_typing.final
+class VerifyIndexRequest(_message.Message):
+    """Request of VerifyIndex."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyIndexRequest: _TypeAlias = VerifyIndexRequest  # noqa: Y015
+
+@_typing.final
+class VerifyIndexResponse(_message.Message):
+    """Response of VerifyIndex: progress, now and then, and a report at the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___IndexProgress:
+        """How far it is."""
+
+    @_builtins.property
+    def report(self) -> Global___IndexReport:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___IndexProgress | None = ...,
+        report: Global___IndexReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["progress", "report"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___VerifyIndexResponse: _TypeAlias = VerifyIndexResponse  # noqa: Y015
+
+@_typing.final
+class RepairIndexRequest(_message.Message):
+    """Request of RepairIndex."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REBUILD_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    rebuild: _builtins.bool
+    """Let go of all that the index has of it, and feed it anew. Searches find little until it is done."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        rebuild: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "rebuild", b"rebuild"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairIndexRequest: _TypeAlias = RepairIndexRequest  # noqa: Y015
+
+@_typing.final
+class RepairIndexResponse(_message.Message):
+    """Response of RepairIndex: progress, now and then, and a report at the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___IndexProgress:
+        """How far it is."""
+
+    @_builtins.property
+    def report(self) -> Global___IndexReport:
+        """How the index is afterwards."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___IndexProgress | None = ...,
+        report: Global___IndexReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["progress", "report"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___RepairIndexResponse: _TypeAlias = RepairIndexResponse  # noqa: Y015

@@ -51,6 +51,16 @@ class MemoryStoreStub(object):
                 request_serializer=sfm_dot_v1_dot_memory__store__pb2.ListNamespacesRequest.SerializeToString,
                 response_deserializer=sfm_dot_v1_dot_memory__store__pb2.ListNamespacesResponse.FromString,
                 _registered_method=True)
+        self.DeleteNamespace = channel.unary_unary(
+                '/sfm.v1.MemoryStore/DeleteNamespace',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.DeleteNamespaceRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.DeleteNamespaceResponse.FromString,
+                _registered_method=True)
+        self.GetMemoryStats = channel.unary_unary(
+                '/sfm.v1.MemoryStore/GetMemoryStats',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.GetMemoryStatsRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.GetMemoryStatsResponse.FromString,
+                _registered_method=True)
         self.PutMemory = channel.unary_unary(
                 '/sfm.v1.MemoryStore/PutMemory',
                 request_serializer=sfm_dot_v1_dot_memory__store__pb2.PutMemoryRequest.SerializeToString,
@@ -101,6 +111,31 @@ class MemoryStoreStub(object):
                 request_serializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesRequest.SerializeToString,
                 response_deserializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesResponse.FromString,
                 _registered_method=True)
+        self.PutLinks = channel.unary_unary(
+                '/sfm.v1.MemoryStore/PutLinks',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.PutLinksRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.PutLinksResponse.FromString,
+                _registered_method=True)
+        self.DeleteLinks = channel.unary_unary(
+                '/sfm.v1.MemoryStore/DeleteLinks',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.DeleteLinksRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.DeleteLinksResponse.FromString,
+                _registered_method=True)
+        self.ListLinks = channel.unary_unary(
+                '/sfm.v1.MemoryStore/ListLinks',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.ListLinksRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.ListLinksResponse.FromString,
+                _registered_method=True)
+        self.VerifyIndex = channel.unary_stream(
+                '/sfm.v1.MemoryStore/VerifyIndex',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.VerifyIndexRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.VerifyIndexResponse.FromString,
+                _registered_method=True)
+        self.RepairIndex = channel.unary_stream(
+                '/sfm.v1.MemoryStore/RepairIndex',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryStoreServicer(object):
@@ -124,6 +159,20 @@ class MemoryStoreServicer(object):
 
     def ListNamespaces(self, request, context):
         """Lists the tenant's namespaces that have memories, or were created, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNamespace(self, request, context):
+        """Deletes a namespace: its memories and links for good, its matrices by a commit. Its versions and revisions go on where they were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMemoryStats(self, request, context):
+        """Counts the memories of each type. All of them are looked at: not for every second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,6 +248,42 @@ class MemoryStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutLinks(self, request, context):
+        """Puts links from memories to memories, all or none. Both ends must exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteLinks(self, request, context):
+        """Deletes links, all or none. Deleting an absent one changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLinks(self, request, context):
+        """Lists a memory's links with memories that exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyIndex(self, request, context):
+        """Compares what the vector index has of a namespace with its memories, and tells of its progress. The index is not fed with this
+        namespace meanwhile; searches and writes go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairIndex(self, request, context):
+        """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -216,6 +301,16 @@ def add_MemoryStoreServicer_to_server(servicer, server):
                     servicer.ListNamespaces,
                     request_deserializer=sfm_dot_v1_dot_memory__store__pb2.ListNamespacesRequest.FromString,
                     response_serializer=sfm_dot_v1_dot_memory__store__pb2.ListNamespacesResponse.SerializeToString,
+            ),
+            'DeleteNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNamespace,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.DeleteNamespaceRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.DeleteNamespaceResponse.SerializeToString,
+            ),
+            'GetMemoryStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMemoryStats,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.GetMemoryStatsRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.GetMemoryStatsResponse.SerializeToString,
             ),
             'PutMemory': grpc.unary_unary_rpc_method_handler(
                     servicer.PutMemory,
@@ -266,6 +361,31 @@ def add_MemoryStoreServicer_to_server(servicer, server):
                     servicer.SearchMemories,
                     request_deserializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesRequest.FromString,
                     response_serializer=sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesResponse.SerializeToString,
+            ),
+            'PutLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutLinks,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.PutLinksRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.PutLinksResponse.SerializeToString,
+            ),
+            'DeleteLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteLinks,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.DeleteLinksRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.DeleteLinksResponse.SerializeToString,
+            ),
+            'ListLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLinks,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.ListLinksRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.ListLinksResponse.SerializeToString,
+            ),
+            'VerifyIndex': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyIndex,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.VerifyIndexRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.VerifyIndexResponse.SerializeToString,
+            ),
+            'RepairIndex': grpc.unary_stream_rpc_method_handler(
+                    servicer.RepairIndex,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +471,60 @@ class MemoryStore(object):
             '/sfm.v1.MemoryStore/ListNamespaces',
             sfm_dot_v1_dot_memory__store__pb2.ListNamespacesRequest.SerializeToString,
             sfm_dot_v1_dot_memory__store__pb2.ListNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/DeleteNamespace',
+            sfm_dot_v1_dot_memory__store__pb2.DeleteNamespaceRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.DeleteNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMemoryStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/GetMemoryStats',
+            sfm_dot_v1_dot_memory__store__pb2.GetMemoryStatsRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.GetMemoryStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -621,6 +795,141 @@ class MemoryStore(object):
             '/sfm.v1.MemoryStore/SearchMemories',
             sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesRequest.SerializeToString,
             sfm_dot_v1_dot_memory__store__pb2.SearchMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/PutLinks',
+            sfm_dot_v1_dot_memory__store__pb2.PutLinksRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.PutLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/DeleteLinks',
+            sfm_dot_v1_dot_memory__store__pb2.DeleteLinksRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.DeleteLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/ListLinks',
+            sfm_dot_v1_dot_memory__store__pb2.ListLinksRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.ListLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/VerifyIndex',
+            sfm_dot_v1_dot_memory__store__pb2.VerifyIndexRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.VerifyIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/RepairIndex',
+            sfm_dot_v1_dot_memory__store__pb2.RepairIndexRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.RepairIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

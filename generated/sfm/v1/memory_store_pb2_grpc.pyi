@@ -41,6 +41,10 @@ class MemoryStoreStub:
     """Describes a namespace: its vectors' geometry, how many memories it has, how far the index is."""
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.ListNamespacesRequest, _memory_store_pb2.ListNamespacesResponse]
     """Lists the tenant's namespaces that have memories, or were created, by name."""
+    DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.DeleteNamespaceRequest, _memory_store_pb2.DeleteNamespaceResponse]
+    """Deletes a namespace: its memories and links for good, its matrices by a commit. Its versions and revisions go on where they were."""
+    GetMemoryStats: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.GetMemoryStatsRequest, _memory_store_pb2.GetMemoryStatsResponse]
+    """Counts the memories of each type. All of them are looked at: not for every second."""
     PutMemory: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.PutMemoryRequest, _memory_store_pb2.PutMemoryResponse]
     """Puts one memory."""
     BatchPutMemories: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.BatchPutMemoriesRequest, _memory_store_pb2.BatchPutMemoriesResponse]
@@ -61,6 +65,18 @@ class MemoryStoreStub:
     """Lists memories."""
     SearchMemories: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.SearchMemoriesRequest, _memory_store_pb2.SearchMemoriesResponse]
     """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far."""
+    PutLinks: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.PutLinksRequest, _memory_store_pb2.PutLinksResponse]
+    """Puts links from memories to memories, all or none. Both ends must exist."""
+    DeleteLinks: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.DeleteLinksRequest, _memory_store_pb2.DeleteLinksResponse]
+    """Deletes links, all or none. Deleting an absent one changes nothing."""
+    ListLinks: _grpc.UnaryUnaryMultiCallable[_memory_store_pb2.ListLinksRequest, _memory_store_pb2.ListLinksResponse]
+    """Lists a memory's links with memories that exist."""
+    VerifyIndex: _grpc.UnaryStreamMultiCallable[_memory_store_pb2.VerifyIndexRequest, _memory_store_pb2.VerifyIndexResponse]
+    """Compares what the vector index has of a namespace with its memories, and tells of its progress. The index is not fed with this
+    namespace meanwhile; searches and writes go on.
+    """
+    RepairIndex: _grpc.UnaryStreamMultiCallable[_memory_store_pb2.RepairIndexRequest, _memory_store_pb2.RepairIndexResponse]
+    """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again."""
 
 @_typing.type_check_only
 class MemoryStoreAsyncStub(MemoryStoreStub):
@@ -75,6 +91,10 @@ class MemoryStoreAsyncStub(MemoryStoreStub):
     """Describes a namespace: its vectors' geometry, how many memories it has, how far the index is."""
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.ListNamespacesRequest, _memory_store_pb2.ListNamespacesResponse]  # type: ignore[assignment]
     """Lists the tenant's namespaces that have memories, or were created, by name."""
+    DeleteNamespace: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.DeleteNamespaceRequest, _memory_store_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
+    """Deletes a namespace: its memories and links for good, its matrices by a commit. Its versions and revisions go on where they were."""
+    GetMemoryStats: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.GetMemoryStatsRequest, _memory_store_pb2.GetMemoryStatsResponse]  # type: ignore[assignment]
+    """Counts the memories of each type. All of them are looked at: not for every second."""
     PutMemory: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.PutMemoryRequest, _memory_store_pb2.PutMemoryResponse]  # type: ignore[assignment]
     """Puts one memory."""
     BatchPutMemories: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.BatchPutMemoriesRequest, _memory_store_pb2.BatchPutMemoriesResponse]  # type: ignore[assignment]
@@ -95,6 +115,18 @@ class MemoryStoreAsyncStub(MemoryStoreStub):
     """Lists memories."""
     SearchMemories: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.SearchMemoriesRequest, _memory_store_pb2.SearchMemoriesResponse]  # type: ignore[assignment]
     """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far."""
+    PutLinks: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.PutLinksRequest, _memory_store_pb2.PutLinksResponse]  # type: ignore[assignment]
+    """Puts links from memories to memories, all or none. Both ends must exist."""
+    DeleteLinks: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.DeleteLinksRequest, _memory_store_pb2.DeleteLinksResponse]  # type: ignore[assignment]
+    """Deletes links, all or none. Deleting an absent one changes nothing."""
+    ListLinks: _aio.UnaryUnaryMultiCallable[_memory_store_pb2.ListLinksRequest, _memory_store_pb2.ListLinksResponse]  # type: ignore[assignment]
+    """Lists a memory's links with memories that exist."""
+    VerifyIndex: _aio.UnaryStreamMultiCallable[_memory_store_pb2.VerifyIndexRequest, _memory_store_pb2.VerifyIndexResponse]  # type: ignore[assignment]
+    """Compares what the vector index has of a namespace with its memories, and tells of its progress. The index is not fed with this
+    namespace meanwhile; searches and writes go on.
+    """
+    RepairIndex: _aio.UnaryStreamMultiCallable[_memory_store_pb2.RepairIndexRequest, _memory_store_pb2.RepairIndexResponse]  # type: ignore[assignment]
+    """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again."""
 
 class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
     """The memories of each namespace: JSON payloads under keys, with types, times, importance, coordinates and vectors. The tenant is the
@@ -124,6 +156,22 @@ class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_store_pb2.ListNamespacesResponse, _abc.Awaitable[_memory_store_pb2.ListNamespacesResponse]]:
         """Lists the tenant's namespaces that have memories, or were created, by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteNamespace(
+        self,
+        request: _memory_store_pb2.DeleteNamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_store_pb2.DeleteNamespaceResponse, _abc.Awaitable[_memory_store_pb2.DeleteNamespaceResponse]]:
+        """Deletes a namespace: its memories and links for good, its matrices by a commit. Its versions and revisions go on where they were."""
+
+    @_abc_1.abstractmethod
+    def GetMemoryStats(
+        self,
+        request: _memory_store_pb2.GetMemoryStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_store_pb2.GetMemoryStatsResponse, _abc.Awaitable[_memory_store_pb2.GetMemoryStatsResponse]]:
+        """Counts the memories of each type. All of them are looked at: not for every second."""
 
     @_abc_1.abstractmethod
     def PutMemory(
@@ -204,5 +252,47 @@ class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_store_pb2.SearchMemoriesResponse, _abc.Awaitable[_memory_store_pb2.SearchMemoriesResponse]]:
         """Finds the memories whose vectors are nearest to the caller's. The index follows the writes: `indexed_revision` says how far."""
+
+    @_abc_1.abstractmethod
+    def PutLinks(
+        self,
+        request: _memory_store_pb2.PutLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_store_pb2.PutLinksResponse, _abc.Awaitable[_memory_store_pb2.PutLinksResponse]]:
+        """Puts links from memories to memories, all or none. Both ends must exist."""
+
+    @_abc_1.abstractmethod
+    def DeleteLinks(
+        self,
+        request: _memory_store_pb2.DeleteLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_store_pb2.DeleteLinksResponse, _abc.Awaitable[_memory_store_pb2.DeleteLinksResponse]]:
+        """Deletes links, all or none. Deleting an absent one changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ListLinks(
+        self,
+        request: _memory_store_pb2.ListLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_store_pb2.ListLinksResponse, _abc.Awaitable[_memory_store_pb2.ListLinksResponse]]:
+        """Lists a memory's links with memories that exist."""
+
+    @_abc_1.abstractmethod
+    def VerifyIndex(
+        self,
+        request: _memory_store_pb2.VerifyIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_store_pb2.VerifyIndexResponse], _abc.AsyncIterator[_memory_store_pb2.VerifyIndexResponse]]:
+        """Compares what the vector index has of a namespace with its memories, and tells of its progress. The index is not fed with this
+        namespace meanwhile; searches and writes go on.
+        """
+
+    @_abc_1.abstractmethod
+    def RepairIndex(
+        self,
+        request: _memory_store_pb2.RepairIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_store_pb2.RepairIndexResponse], _abc.AsyncIterator[_memory_store_pb2.RepairIndexResponse]]:
+        """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again."""
 
 def add_MemoryStoreServicer_to_server(servicer: MemoryStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

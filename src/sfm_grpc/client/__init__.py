@@ -49,6 +49,7 @@ from sfm_grpc.client.streams import AsyncFollower, AsyncWatch, Follower, Watch
 from sfm_grpc.client.sync import Client, Namespace, Rho
 from sfm_grpc.errors import (
     AlreadyExists,
+    ConfirmationRequired,
     DeadlineExceeded,
     Draining,
     IndexUnavailable,
@@ -91,6 +92,7 @@ __all__ = [
     "Client",
     "Commit",
     "Component",
+    "ConfirmationRequired",
     "CreatedNamespace",
     "DeadlineExceeded",
     "Draining",

@@ -44,8 +44,16 @@ def memory_event(node_id: str, scope: Scope, now_us: int) -> Callable[[Sequence[
                 "node_id": node_id,
                 "tenant": scope.tenant,
                 "namespace": scope.namespace,
-                "changes": [{"key": r.key, "change": r.outcome.name.lower(), "revision": r.revision} for r in receipts],
+                "changes": [_change(r) for r in receipts],
             },
         )
 
     return event
+
+
+def _change(receipt: MemoryReceipt) -> dict[str, object]:
+    told: dict[str, object] = {"key": receipt.key, "change": receipt.outcome.name.lower(), "revision": receipt.revision}
+    if receipt.link is not None:
+        _, link_type, target = receipt.link
+        told |= {"link_type": link_type, "target": target}
+    return told

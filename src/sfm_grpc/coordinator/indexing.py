@@ -47,6 +47,8 @@ class Turn:
     field: Field
     index: str
     """Which one that is, by its identity."""
+    owner: str
+    """Whose turn it is: no other turn's, of this process or another."""
     indexed: int
     """The index has all revisions up to this one."""
 
@@ -58,7 +60,6 @@ class Indexer:
         self._store = store
         self._index = index
         self._metrics = metrics
-        self._owner = secrets.token_hex(8)
         self._written = asyncio.Event()
         self._advanced = asyncio.Event()
         self._opened = False
@@ -76,6 +77,10 @@ class Indexer:
     async def progress(self, scope: Scope) -> Progress | None:
         """How far the index is with a namespace; None: there is none. Raises StoreUnavailable."""
         return await self._store.indexing.progress(scope, self._index.identity)
+
+    async def refused(self, number: int, limit: int) -> Sequence[DeadLetter]:
+        """Memories of a namespace whose vectors the index does not take. Raises StoreUnavailable."""
+        return await self._store.indexing.refused(number, self._index.identity, limit)
 
     async def run(self) -> None:
         """Works until it is cancelled."""
@@ -97,6 +102,8 @@ class Indexer:
         """Opens the index if it is not, and feeds it with all that it lacks."""
         if not self._opened:
             await self._index.open()
+            if self._index.exclusive:  # whoever had a turn is no more
+                await self._store.indexing.end_turns(self._index.identity)
             self._opened = True
         now_s = time.monotonic()
         if not self._component.ok or now_s - self._checked_s >= _CHECK_S:
@@ -139,7 +146,7 @@ class Indexer:
         """Lets go of what the index has of namespaces that were dropped."""
         name = self._index.identity
         for each in await self._store.indexing.dropped(name, _NAMESPACES_AT_ONCE):
-            if await self._store.indexing.take(each.number, name, self._owner, lasts_s=_TURN_S) is None:
+            if await self._store.indexing.take(each.number, name, _an_owner(), lasts_s=_TURN_S) is None:
                 continue
             if each.dimension:
                 await self._index.drop(Field(each.scope, each.number, each.dimension, each.distance))
@@ -153,20 +160,20 @@ class Indexer:
 
         Raises StoreUnavailable, IndexUnavailable.
         """
-        name = self._index.identity
-        while (indexed := await self._store.indexing.take(space.number, name, self._owner, lasts_s=_TURN_S)) is None and wait:  # noqa: ASYNC110  another process has it
-            await asyncio.sleep(_TURN_RETRY_S)
+        name, owner, tables = self._index.identity, _an_owner(), self._store.indexing
+        while (indexed := await tables.take(space.number, name, owner, lasts_s=_TURN_S)) is None and wait:
+            await self.advanced(_TURN_RETRY_S)
         try:
-            yield None if indexed is None else Turn(field_of(scope, space), name, indexed)
+            yield None if indexed is None else Turn(field_of(scope, space), name, owner, indexed)
         finally:
             if indexed is not None:
                 with contextlib.suppress(StoreUnavailable, Overloaded):
-                    await self._store.indexing.release(space.number, name, self._owner)
+                    await tables.release(space.number, name, owner)
 
     async def renew(self, turn: Turn) -> None:
         """The turn lasts longer, and the index has all revisions up to the turn's. Raises IndexUnavailable where it was lost."""
         self._check_same(turn)
-        if not await self._store.indexing.advance(turn.field.number, turn.index, self._owner, turn.indexed, lasts_s=_TURN_S):
+        if not await self._store.indexing.advance(turn.field.number, turn.index, turn.owner, turn.indexed, lasts_s=_TURN_S):
             raise IndexUnavailable(problem=f"the index of {turn.field.scope.namespace!r} was begun anew meanwhile")
         self._advanced.set()
         self._advanced = asyncio.Event()
@@ -218,12 +225,16 @@ class Indexer:
     async def until_indexed(self, scope: Scope, revision: int, until_s: float) -> bool:
         """Waits until the index has a revision, or until `until_s` on time.monotonic(); whether it has."""
         while not _has(await self.progress(scope), revision):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(_LOOK_S, until_s - time.monotonic())):
-                    await self._advanced.wait()
+            await self.advanced(min(_LOOK_S, until_s - time.monotonic()))
             if time.monotonic() >= until_s:
                 return False
         return True
+
+    async def advanced(self, at_most_s: float) -> None:
+        """Waits until this process has fed the index with something, or so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._advanced.wait()
 
     def _set(self, *, ok: bool, detail: str) -> None:
         self._metrics.ok.set(ok)
@@ -232,6 +243,10 @@ class Indexer:
             _log.warning("%s", detail)
         elif ok and not before.ok:
             _log.info("the vector index is there: %s", detail)
+
+
+def _an_owner() -> str:
+    return secrets.token_hex(8)
 
 
 def field_of(scope: Scope, space: Space) -> Field:

@@ -15,7 +15,6 @@ from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound
 from sfm_grpc.model import (
     COORDINATES_MAX,
     DeleteMemory,
-    Distance,
     Memory,
     MemoryChange,
     MemoryFilter,
@@ -26,8 +25,8 @@ from sfm_grpc.model import (
     PurgeMemory,
     RequestIdentity,
     Scope,
-    Space,
     Transaction,
+    TypeStats,
     UndeleteMemory,
 )
 from sfm_grpc.storage.contract import Store
@@ -177,32 +176,11 @@ class MemoryCoordinator:
         shown = found[:size]
         return shown, _tokens(asked).after(place_of(query, shown[-1])) if len(found) > size else ""
 
-    # ---- namespaces
-
-    async def create_namespace(self, scope: Scope, dimension: int, distance: Distance) -> tuple[Space, bool]:
-        """Creates a namespace; what it is, and whether it existed. Raises InvalidRequest, LimitExceeded, AlreadyExists."""
+    async def stats(self, scope: Scope, chosen: MemoryFilter) -> Sequence[TypeStats]:
+        """What there is of each type. Raises InvalidRequest, LimitExceeded, NotFound (namespace), StoreUnavailable."""
         names.check_name(scope.namespace, "namespace")
-        if dimension < 0:
-            raise InvalidRequest(field="dimension", problem=f"is {dimension}; it must be 0 or more")
-        limit = self._rules.bounds.vector_dimension_max
-        if dimension > limit:
-            raise LimitExceeded(limit="vector_dimension_max", value=dimension, maximum=limit, field="dimension")
-        return await self._store.memories.create_space(scope, dimension, distance, _now_us())
-
-    async def namespace(self, scope: Scope) -> Space:
-        """Raises InvalidRequest, NotFound, StoreUnavailable."""
-        names.check_name(scope.namespace, "namespace")
-        space = await self._store.memories.space(scope)
-        if space is None:
-            raise NotFound(what="namespace", namespace=scope.namespace)
-        return space
-
-    async def namespaces(self, tenant: str, page_size: int, page_token: str) -> tuple[Sequence[tuple[str, Space]], str]:
-        """A page of a tenant's namespaces, and the token of the next. Raises InvalidRequest, StoreUnavailable."""
-        size = pages.size(page_size, self._rules.page_size_max)
-        tokens = PageTokens("namespaces", tenant)
-        found = await self._store.memories.spaces(tenant, after=tokens.name(page_token), limit=size + 1)
-        return found[:size], tokens.after(found[size - 1][0]) if len(found) > size else ""
+        check_filter(chosen)
+        return await self._store.memories.stats(scope, chosen, _now_us())
 
     # ---- checks
 

@@ -8,7 +8,14 @@ table for callers.
 from collections.abc import Mapping
 
 from sfm_grpc.errors.base import DOMAIN, Code, SfmError
-from sfm_grpc.errors.kept import AlreadyExists, NotFound, VersionCompacted, VersionConflict, VersionNotReached
+from sfm_grpc.errors.kept import (
+    AlreadyExists,
+    ConfirmationRequired,
+    NotFound,
+    VersionCompacted,
+    VersionConflict,
+    VersionNotReached,
+)
 from sfm_grpc.errors.matrices import (
     KindChanged,
     MatrixMalformed,
@@ -40,6 +47,7 @@ __all__ = [
     "DOMAIN",
     "AlreadyExists",
     "Code",
+    "ConfirmationRequired",
     "DeadlineExceeded",
     "Draining",
     "IndexUnavailable",

@@ -108,3 +108,23 @@ class VersionCompacted(SfmError):
 
     def sentence(self) -> str:
         return f"version {self.version} of {self.namespace!r} is no longer kept: the oldest is {self.oldest}, the newest {self.current}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ConfirmationRequired(SfmError):
+    """What would go is to be said once more."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "CONFIRMATION_REQUIRED"
+    namespace: str
+    memories: int
+    matrices: int
+    revision: int
+    version: int
+    field: str = "confirm"
+
+    def sentence(self) -> str:
+        return (
+            f"deleting {self.namespace!r} would delete {self.memories} memories for good (it is at revision {self.revision}) and "
+            f"{self.matrices} matrices (at version {self.version}); say its name once more in `confirm` to have it so"
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from grpc.aio import ServicerContext
 
+from sfm_grpc.coordinator.memories import MemoryMutation
 from sfm_grpc.coordinator.names import check_name
 from sfm_grpc.model import Scope
 
@@ -50,3 +51,31 @@ def committer_of(context: Context) -> str:
     if name:
         check_name(name, CLIENT_KEY)
     return name
+
+
+class Mutating(Protocol):
+    """What every request that writes memories has."""
+
+    @property
+    def namespace(self) -> str:
+        """Where."""
+
+    @property
+    def request_id(self) -> str:
+        """By which it is known again."""
+
+    @property
+    def validate_only(self) -> bool:
+        """Nothing is recorded."""
+
+
+def mutation_of(method: str, request: Mutating, context: Context, deadline: float) -> MemoryMutation:
+    """What a request says besides its changes. Raises InvalidRequest."""
+    return MemoryMutation(
+        method=method,
+        scope=scope_of(context, request.namespace),
+        request_id=request.request_id,
+        committer=committer_of(context),
+        validate_only=request.validate_only,
+        deadline=deadline,
+    )

@@ -11,11 +11,27 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from sfm.v1 import memory_pb2, memory_store_pb2
 
+from sfm_grpc.coordinator.index_audit import Report, Step
+from sfm_grpc.coordinator.links import LinkListing, SentLink
 from sfm_grpc.coordinator.memories import Listing
+from sfm_grpc.coordinator.namespaces import Described
 from sfm_grpc.coordinator.search import Neighbours, SearchQuery
 from sfm_grpc.coordinator.sent_memories import SentMemory
 from sfm_grpc.errors import InvalidRequest
-from sfm_grpc.model import Between, Buffer, DeleteMemory, Distance, Memory, MemoryFilter, MemoryOrder, MemoryReceipt, Scope, Space
+from sfm_grpc.model import (
+    Between,
+    Buffer,
+    DeleteMemory,
+    Distance,
+    Link,
+    Memory,
+    MemoryFilter,
+    MemoryOrder,
+    MemoryReceipt,
+    Scope,
+    Space,
+    TypeStats,
+)
 from sfm_grpc.rpc.convert import timestamp
 
 # In microseconds, whatever is added: what the stores' integers take.
@@ -230,4 +246,91 @@ def namespace(name: str, space: Space) -> memory_store_pb2.Namespace:
         tombstones=space.tombstones,
         create_time=timestamp(space.create_time_us),
         update_time=timestamp(space.update_time_us),
+    )
+
+
+def described(name: str, found: Described) -> memory_store_pb2.Namespace:
+    """A namespace, and how far the index is."""
+    message = namespace(name, found.space)
+    message.indexed_revision = found.indexed
+    message.refused.extend(
+        memory_store_pb2.RefusedVector(key=r.key, revision=r.revision, reason=r.reason, time=timestamp(r.time_us))
+        for r in found.refused
+    )
+    return message
+
+
+def type_stats(s: TypeStats) -> memory_store_pb2.MemoryTypeStats:
+    """What there is of a type."""
+    return memory_store_pb2.MemoryTypeStats(
+        memory_type=s.memory_type,
+        memories=s.memories,
+        vectors=s.vectors,
+        payload_bytes=s.payload_bytes,
+        expiring=s.expiring,
+        importance_min=s.importance_min,
+        importance_mean=s.importance_mean,
+        importance_max=s.importance_max,
+        oldest_time=timestamp(s.oldest_time_us),
+        newest_time=timestamp(s.newest_time_us),
+    )
+
+
+# ---- links
+
+
+def sent_links(links: Iterable[memory_store_pb2.Link]) -> list[SentLink]:
+    """Links as they were sent."""
+    return [SentLink((each.source_key, each.link_type, each.target_key), each.weight) for each in links]
+
+
+def link_listing(request: memory_store_pb2.ListLinksRequest, scope: Scope) -> LinkListing:
+    """What a list of links asks for. Raises InvalidRequest."""
+    if request.direction not in memory_store_pb2.LinkDirection.values():
+        raise InvalidRequest(field="direction", problem=f"is {request.direction}, which this server does not know")
+    return LinkListing(
+        scope=scope,
+        key=request.key,
+        incoming=request.direction == memory_store_pb2.LINK_DIRECTION_INCOMING,
+        link_types=tuple(request.link_types),
+        page_size=request.page_size,
+        page_token=request.page_token,
+    )
+
+
+def link(found: Link) -> memory_store_pb2.Link:
+    """A link."""
+    source, link_type, target = found.name
+    return memory_store_pb2.Link(
+        source_key=source,
+        link_type=link_type,
+        target_key=target,
+        weight=found.weight,
+        create_time=timestamp(found.create_time_us),
+        update_time=timestamp(found.update_time_us),
+    )
+
+
+# ---- the index
+
+
+def index_progress(step: Step) -> memory_store_pb2.IndexProgress:
+    """How far a comparison is."""
+    return memory_store_pb2.IndexProgress(phase=step.phase, done=step.done, total=step.total)
+
+
+def index_report(r: Report) -> memory_store_pb2.IndexReport:
+    """What it found."""
+    return memory_store_pb2.IndexReport(
+        indexed_revision=r.indexed,
+        memories=r.memories,
+        points=r.points,
+        memories_hash=r.memories_sum.to_bytes(8, "big"),
+        points_hash=r.points_sum.to_bytes(8, "big"),
+        missing=r.missing,
+        orphaned=r.orphaned,
+        stale=r.stale,
+        refused=r.refused,
+        sample_keys=r.sample,
+        mended=r.mended,
     )

@@ -11,12 +11,10 @@ from sfm.v1.memory_store_pb2 import (
     BatchDeleteMemoriesResponse,
     BatchGetMemoriesResponse,
     BatchPutMemoriesResponse,
-    CreateNamespaceResponse,
     DeleteMemoryResponse,
     GetMemoryResponse,
-    GetNamespaceResponse,
+    GetMemoryStatsResponse,
     ListMemoriesResponse,
-    ListNamespacesResponse,
     PurgeMemoriesResponse,
     PutMemoryResponse,
     SearchMemoriesResponse,
@@ -27,27 +25,18 @@ from sfm_grpc.coordinator.indexing import Indexer
 from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryMutation, Written
 from sfm_grpc.coordinator.search import MemorySearch
 from sfm_grpc.rpc import convert, memory_convert
-from sfm_grpc.rpc.caller import Context, committer_of, scope_of
+from sfm_grpc.rpc.caller import Context, Mutating, mutation_of, scope_of
 
 # As many messages as are made between two turns of the event loop; more are made on a thread.
 _MESSAGES_AT_ONCE = 100
 # A put is answered so long before its deadline, indexed or not.
 _ANSWER_S = 0.05
 
-_Mutation = (
-    memory_store_pb2.PutMemoryRequest
-    | memory_store_pb2.BatchPutMemoriesRequest
-    | memory_store_pb2.DeleteMemoryRequest
-    | memory_store_pb2.BatchDeleteMemoriesRequest
-    | memory_store_pb2.UndeleteMemoriesRequest
-    | memory_store_pb2.PurgeMemoriesRequest
-)
-
 _Put = memory_store_pb2.PutMemoryRequest | memory_store_pb2.BatchPutMemoriesRequest
 
 
 class MemoryStoreServicer:
-    """The RPCs of MemoryStore. What puts memories takes raw bytes, as its requests may be larger than others."""
+    """The RPCs of MemoryStore that are about memories. What puts memories takes raw bytes, as it may be larger than others."""
 
     def __init__(
         self,
@@ -64,15 +53,8 @@ class MemoryStoreServicer:
         self._deadline = deadline
         self._batch_bytes_max = batch_bytes_max
 
-    def _mutation(self, method: str, request: _Mutation, context: Context) -> MemoryMutation:
-        return MemoryMutation(
-            method=method,
-            scope=scope_of(context, request.namespace),
-            request_id=request.request_id,
-            committer=committer_of(context),
-            validate_only=request.validate_only,
-            deadline=self._deadline(context),
-        )
+    def _mutation(self, method: str, request: Mutating, context: Context) -> MemoryMutation:
+        return mutation_of(method, request, context, self._deadline(context))
 
     # ---- writing
 
@@ -169,27 +151,10 @@ class MemoryStoreServicer:
         query = memory_convert.search(request, scope_of(context, request.namespace))
         return memory_convert.neighbours(await self._search.search(query))
 
-    # ---- namespaces
-
-    async def CreateNamespace(  # noqa: N802
-        self, request: memory_store_pb2.CreateNamespaceRequest, context: Context
-    ) -> CreateNamespaceResponse:
+    async def GetMemoryStats(  # noqa: N802
+        self, request: memory_store_pb2.GetMemoryStatsRequest, context: Context
+    ) -> GetMemoryStatsResponse:
         """See memory_store.proto."""
-        scope, distance = scope_of(context, request.namespace), memory_convert.distance(request.distance)
-        space, existed = await self._memories.create_namespace(scope, request.dimension, distance)
-        return CreateNamespaceResponse(namespace=memory_convert.namespace(scope.namespace, space), existed=existed)
-
-    async def GetNamespace(  # noqa: N802
-        self, request: memory_store_pb2.GetNamespaceRequest, context: Context
-    ) -> GetNamespaceResponse:
-        """See memory_store.proto."""
-        scope = scope_of(context, request.namespace)
-        return GetNamespaceResponse(namespace=memory_convert.namespace(scope.namespace, await self._memories.namespace(scope)))
-
-    async def ListNamespaces(  # noqa: N802
-        self, request: memory_store_pb2.ListNamespacesRequest, context: Context
-    ) -> ListNamespacesResponse:
-        """See memory_store.proto."""
-        tenant = scope_of(context, "").tenant
-        found, token = await self._memories.namespaces(tenant, request.page_size, request.page_token)
-        return ListNamespacesResponse(namespaces=[memory_convert.namespace(*each) for each in found], next_page_token=token)
+        chosen = memory_convert.memory_filter(request.filter, "filter")
+        found = await self._memories.stats(scope_of(context, request.namespace), chosen)
+        return GetMemoryStatsResponse(types=[memory_convert.type_stats(each) for each in found])

@@ -42,12 +42,12 @@ RAW_REQUESTS = frozenset({"CommitRho", "GetRho", "PutMemory", "BatchPutMemories"
 _HEALTH_STREAMS = 100
 
 
-def build(settings: Settings, servicers: Mapping[str, object], probe: ProbeServicer, guard: CallGuard) -> Server:
-    """A server with everything on it, not bound and not started. `servicers`: by service name."""
+def build(settings: Settings, servicers: Mapping[str, Sequence[object]], probe: ProbeServicer, guard: CallGuard) -> Server:
+    """A server with everything on it, not bound and not started. `servicers`: by service name, each has some of its methods."""
     server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
-    for name, servicer in servicers.items():
+    for name, parts in servicers.items():
         descriptor = DESCRIPTORS[name]
-        handlers = _handlers(descriptor, servicer, settings.fields_bytes_max)
+        handlers = _handlers(descriptor, parts, settings.fields_bytes_max)
         if name == "Health":
             # Known by name to gRPC, each method has a queue of its own there: its calls do not wait behind reads. For all
             # methods that would cost each call 20 µs.
@@ -91,11 +91,13 @@ def bind(server: Server, settings: Settings) -> str:
     return f"{address.rpartition(':')[0]}:{bound}"
 
 
-def _handlers(descriptor: ServiceDescriptor, servicer: object, bytes_max: int) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+def _handlers(
+    descriptor: ServiceDescriptor, parts: Sequence[object], bytes_max: int
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in descriptor.methods:
         kind = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type)
-        call = getattr(servicer, method.name)
+        call = next(getattr(part, method.name) for part in parts if hasattr(part, method.name))
         if method.server_streaming:
             handlers[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(call, kind, bytes_max))
         else:

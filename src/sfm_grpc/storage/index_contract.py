@@ -72,6 +72,9 @@ class IndexTables(Protocol):
     async def release(self, number: int, index: str, owner: str) -> None:
         """The turn is over."""
 
+    async def end_turns(self, index: str) -> None:
+        """All turns of this index are over: the process that had them is no more."""
+
     async def forget(self, number: int, index: str) -> None:
         """The index has nothing of the namespace any more, and nobody has the turn: it is fed from the beginning."""
 

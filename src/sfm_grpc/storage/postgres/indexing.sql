@@ -43,6 +43,9 @@ WHERE space_id = %(number)s::bigint AND name = %(index)s::text AND owner = %(own
 UPDATE sfm.memory_index SET owner = '', until_us = 0
 WHERE space_id = %(number)s::bigint AND name = %(index)s::text AND owner = %(owner)s::text;
 
+-- name: end_turns
+UPDATE sfm.memory_index SET owner = '', until_us = 0 WHERE name = %(index)s::text AND owner <> '';
+
 -- name: forget_index
 -- Whoever feeds it just now loses the turn: what it goes on with is no longer true.
 UPDATE sfm.memory_index SET revision = 0, owner = '', until_us = 0 WHERE space_id = %(number)s::bigint AND name = %(index)s::text;

@@ -67,6 +67,10 @@ class SqliteIndexing:
         """See the contract."""
         await self._change("release_index", number, index, owner=owner)
 
+    async def end_turns(self, index: str) -> None:
+        """See the contract."""
+        await self._change("end_turns", 0, index)
+
     async def forget(self, number: int, index: str) -> None:
         """See the contract."""
         await self._change("forget_index", number, index)

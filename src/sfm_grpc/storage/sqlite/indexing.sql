@@ -39,6 +39,9 @@ WHERE space_id = :number AND name = :index AND owner = :owner;
 -- name: release_index
 UPDATE memory_index SET owner = '', until_us = 0 WHERE space_id = :number AND name = :index AND owner = :owner;
 
+-- name: end_turns
+UPDATE memory_index SET owner = '', until_us = 0 WHERE name = :index AND owner <> '';
+
 -- name: forget_index
 -- Whoever feeds it just now loses the turn: what it goes on with is no longer true.
 UPDATE memory_index SET revision = 0, owner = '', until_us = 0 WHERE space_id = :number AND name = :index;

@@ -130,20 +130,21 @@ def write(connection: sqlite3.Connection, scope: Scope, decided: Decided) -> Non
     """Writes what was decided."""
     number = decided.space.number or spaces.create(connection, scope, decided.space)
     after = replace(decided.space, number=number)
+    if any(isinstance(each, WriteDrop) for each in decided.writes):
+        spaces.drop(connection, scope, after)
+        return
     spaces.advance(connection, after)
     whole = [w for w in decided.writes if isinstance(w, WritePut) and w.put.parts == Part.ALL]
     connection.executemany(SQL["put"], [memory_columns.whole_of(number, w, decided.time_us) for w in whole])
     for each in decided.writes:
         if isinstance(each, WriteLink | WriteUnlink):
             links.write(connection, number, each, decided.time_us)
-        elif isinstance(each, WriteDrop):
-            spaces.drop(connection, scope, after)
         elif isinstance(each, WritePut):
             if each.put.parts != Part.ALL:
                 _write_parts(connection, number, each, decided.time_us)
             if each.anew:
                 links.cut(connection, number, each.put.key)
-        else:
+        elif isinstance(each, WriteMark | WriteErase):
             _write_end(connection, number, each, decided.time_us)
 
 

@@ -70,7 +70,7 @@ def advance(connection: sqlite3.Connection, after: Space) -> None:
 
 
 def drop(connection: sqlite3.Connection, scope: Scope, after: Space) -> None:
-    """Gives a namespace's row another number; what is under the old one is to be taken away."""
+    """Gives a namespace's row, which is as it was, another number; what is under the old one is to be taken away."""
     connection.execute(SQL["drop_space"], {"space_id": after.number, "drop_time_us": after.update_time_us})
     connection.execute(SQL["delete_space"], {"space_id": after.number})
     create(connection, scope, after)

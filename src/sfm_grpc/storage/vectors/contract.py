@@ -78,6 +78,8 @@ class VectorIndex(Protocol):
 
     name: str
     """`qdrant-edge` or `qdrant`: what GetServerInfo says."""
+    exclusive: bool
+    """While it is open, no other process has it."""
 
     @property
     def identity(self) -> str:

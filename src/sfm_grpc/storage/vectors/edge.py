@@ -30,6 +30,7 @@ class EdgeIndex:
     """`contract.VectorIndex` in a directory, which is this process's alone; each geometry is a directory in it."""
 
     name = "qdrant-edge"
+    exclusive = True
     identity = ""
 
     def __init__(self, directory: Path, *, graph_points_min: int = 5_000) -> None:

@@ -36,6 +36,7 @@ class QdrantIndex:
     """`contract.VectorIndex` on a server."""
 
     name = "qdrant"
+    exclusive = False
 
     def __init__(self, url: str, api_key: str | None = None, *, prefix: str = "sfm", timeout_s: float = 5.0) -> None:
         """`http://host:6334`, or `https://`; the port is that of gRPC, and 6333, Qdrant's for REST, means the one beside it.
