@@ -115,6 +115,8 @@ class PutMemory:
     """The key must live."""
     create_only: bool = False
     """The key must be absent."""
+    if_absent: bool = False
+    """Nothing happens where the key lives."""
     if_revision: int | None = None
     """The key must live and have this revision."""
     field: str = ""
@@ -209,7 +211,7 @@ class Outcome(enum.IntEnum):
     UNDELETED = 4
     PURGED = 5
     UNCHANGED = 6
-    """There was nothing to do: an absent key was deleted, a living one undeleted."""
+    """There was nothing to do: an absent key was deleted, a living one undeleted, or not to be put."""
     EXPIRED = 7
     DROPPED = 8
     """The namespace went."""

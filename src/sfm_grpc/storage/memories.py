@@ -59,6 +59,8 @@ EMPTY = Space(
 
 # Below and above, a float32 length cannot be divided by.
 _LENGTH_MIN, _LENGTH_MAX = 1e-18, 1e18
+# A square of a length between these is of one well within, however float32 rounds.
+_SQUARE_MIN, _SQUARE_MAX = 1e-30, 1e30
 
 
 def decide(scope: Scope, changes: Sequence[MemoryChange], space: Space | None, held: Held, time_us: int) -> Decided:
@@ -76,6 +78,25 @@ def decide(scope: Scope, changes: Sequence[MemoryChange], space: Space | None, h
             return decision.dropped(change, before)
         decision.take(change)
     return decision.made()
+
+
+def check_vector(put: PutMemory, vector: Buffer, scope: Scope, space: Space) -> Space:
+    """The namespace, whose dimension the first vector fixes. Raises InvalidRequest for a vector that it does not take."""
+    size, field = len(vector) // 4, f"{put.field}.memory.vector"
+    if size != space.dimension:
+        if space.dimension:
+            problem = f"has {size} numbers; the vectors of {scope.namespace!r} have {space.dimension}"
+            raise InvalidRequest(field=field, problem=problem)
+        space = replace(space, dimension=size)
+    if space.distance is Distance.COSINE:
+        numbers = np.frombuffer(vector, "<f4")
+        # In float32 when that says enough: a third of the time.
+        if not _SQUARE_MIN <= float(numbers.dot(numbers)) <= _SQUARE_MAX:
+            length = float(np.linalg.norm(numbers.astype(np.float64)))
+            if not _LENGTH_MIN <= length <= _LENGTH_MAX:
+                problem = f"has the length {length:g}; under COSINE it must be from {_LENGTH_MIN:g} to {_LENGTH_MAX:g}"
+                raise InvalidRequest(field=field, problem=problem)
+    return space
 
 
 class _Decision:
@@ -148,6 +169,9 @@ class _Decision:
     # ---- one of each kind
 
     def _put(self, put: PutMemory, known: Known | None, living: Known | None) -> None:
+        if put.if_absent and living is not None:
+            self._unchanged(put.key, living)
+            return
         if put.create_only and living is not None:
             what = {"what": "memory", "namespace": self._scope.namespace, "key": put.key}
             raise AlreadyExists(**what, revision=living.revision, field=put.field)
@@ -155,7 +179,7 @@ class _Decision:
         if put.partial and living is None:
             raise NotFound(what="memory", namespace=self._scope.namespace, names=(put.key,))
         if put.vector is not None and Part.VECTOR in put.parts:
-            self._check_vector(put, put.vector)
+            self._space = check_vector(put, put.vector, self._scope, self._space)
         sets_payload, sets_vector = Part.PAYLOAD in put.parts, Part.VECTOR in put.parts
         self._count(known, -1)
         self._memories += 1
@@ -248,19 +272,6 @@ class _Decision:
             key=key,
             field=field,
         )
-
-    def _check_vector(self, put: PutMemory, vector: Buffer) -> None:
-        size, field = len(vector) // 4, f"{put.field}.memory.vector"
-        if not self._space.dimension:
-            self._space = replace(self._space, dimension=size)
-        dimension, namespace = self._space.dimension, self._scope.namespace
-        if size != dimension:
-            raise InvalidRequest(field=field, problem=f"has {size} numbers; the vectors of {namespace!r} have {dimension}")
-        if self._space.distance is Distance.COSINE:
-            length = float(np.linalg.norm(np.frombuffer(vector, "<f4").astype(np.float64)))
-            if not _LENGTH_MIN <= length <= _LENGTH_MAX:
-                problem = f"has the length {length:g}; under COSINE it must be from {_LENGTH_MIN:g} to {_LENGTH_MAX:g}"
-                raise InvalidRequest(field=field, problem=problem)
 
     def _count(self, known: Known | None, sign: int) -> None:
         """Takes a key out of the counts, in whatever state it is."""
