@@ -15,13 +15,16 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from sfm_grpc import allocator, stores
+from sfm_grpc.coordinator.bulk import BulkStreams
 from sfm_grpc.coordinator.caches import Caches
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.contents import Contents
 from sfm_grpc.coordinator.examiner import Examiner
+from sfm_grpc.coordinator.exports import Exports
 from sfm_grpc.coordinator.fences import Fences
 from sfm_grpc.coordinator.health import RhoHealth
 from sfm_grpc.coordinator.housekeeping import Housekeeping
+from sfm_grpc.coordinator.imports import Imports
 from sfm_grpc.coordinator.index_audit import IndexAudit
 from sfm_grpc.coordinator.indexing import Indexer
 from sfm_grpc.coordinator.leased import Leases
@@ -50,6 +53,7 @@ from sfm_grpc.rpc.load import Load, LoadRules
 from sfm_grpc.rpc.memory_links import LinkServicer
 from sfm_grpc.rpc.memory_namespaces import NamespaceServicer
 from sfm_grpc.rpc.memory_store import MemoryStoreServicer
+from sfm_grpc.rpc.memory_streams import BulkServicer
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
@@ -118,6 +122,17 @@ class App:
         self.namespaces = NamespaceCoordinator(self.store, self.commits, self.indexer, _memory_rules(s))
         self.links = LinkCoordinator(self.store, self.commits, _memory_rules(s))
         self.audit = IndexAudit(self.store, self.index, self.indexer)
+        bulk = BulkStreams(s.bulk_streams_max, self.metrics)
+        self.imports = Imports(
+            self.store,
+            self.commits,
+            bulk,
+            _memory_bounds(s),
+            self.metrics,
+            transaction_s=s.deadline_default_ms / 1000,
+            node_id=s.node,
+        )
+        self.exports = Exports(self.store, bulk)
         self.search = MemorySearch(self.store, self.index, limit_max=s.search_limit_max)
         self.commits.on_written(self.indexer.written)
         self.memory_upkeep = MemoryUpkeep(self.store, self.commits, self.metrics, undelete_s=s.undelete_s, node_id=s.node)
@@ -208,6 +223,7 @@ class App:
                     batch_bytes_max=self.settings.batch_bytes_max,
                 ),
                 NamespaceServicer(self.namespaces, self.audit, deadline=self._guard.deadline),
+                BulkServicer(self.imports, self.exports, batch_bytes_max=self.settings.batch_bytes_max),
                 LinkServicer(self.links, deadline=self._guard.deadline),
             ],
             "Health": [HealthServicer(self.truth.report, facts)],

@@ -69,6 +69,8 @@ class Metrics:
         self.buried = Counter("sfm_memories_buried", "Tombstones of memories taken away", registry=r)
         self.watch_streams = Gauge("sfm_watch_streams", "Streams of WatchRho that are open", registry=r)
         self.watch_events = Counter("sfm_watch_events", "Versions emitted by WatchRho, once for each stream", registry=r)
+        self.bulk_streams = Gauge("sfm_bulk_streams", "Streams of ImportMemories and ExportMemories that are open", registry=r)
+        self.imported_lines = Counter("sfm_imported_lines", "Lines of imports, by what became of them", ("outcome",), registry=r)
         self.latency_p95 = Gauge("sfm_latency_p95_seconds", "p95 over the sliding window", ("operation",), registry=r)
         self.loop_lag = Gauge("sfm_event_loop_lag_seconds", "How late the event loop's last tick was", registry=r)
         self.ready = Gauge("sfm_ready", "1 while the server is ready", registry=r)

@@ -182,6 +182,12 @@ class Settings(BaseSettings):
     watch_streams_max: int = Field(
         1_000, ge=1, le=100_000, description="Streams of WatchRho open at once; each holds one message at most."
     )
+    bulk_streams_max: int = Field(
+        16,
+        ge=1,
+        le=10_000,
+        description="Streams of ImportMemories and ExportMemories open at once; each holds a few requests, or a few MiB.",
+    )
     deadline_default_ms: int = Field(10_000, ge=1, description="Deadline of a call that names none.")
     deadline_max_ms: int = Field(120_000, ge=1, description="Longest deadline that is honoured; a longer one is cut to this.")
 
@@ -290,6 +296,7 @@ class Settings(BaseSettings):
             "search_limit_max",
             "undelete_s",
             "watch_streams_max",
+            "bulk_streams_max",
             "deadline_max_ms",
             "rho_history_versions",
         )

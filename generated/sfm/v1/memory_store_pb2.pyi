@@ -46,6 +46,30 @@ LINK_DIRECTION_INCOMING: LinkDirection.ValueType  # 2
 """To it."""
 Global___LinkDirection: _TypeAlias = LinkDirection  # noqa: Y015
 
+class _ImportMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImportModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMPORT_MODE_UNSPECIFIED: _ImportMode.ValueType  # 0
+    """UPSERT."""
+    IMPORT_MODE_UPSERT: _ImportMode.ValueType  # 1
+    """The memory becomes what the line says."""
+    IMPORT_MODE_CREATE_ONLY: _ImportMode.ValueType  # 2
+    """It is left alone, and counted as `existing`."""
+
+class ImportMode(_ImportMode, metaclass=_ImportModeEnumTypeWrapper):
+    """What is done with a line whose key lives."""
+
+IMPORT_MODE_UNSPECIFIED: ImportMode.ValueType  # 0
+"""UPSERT."""
+IMPORT_MODE_UPSERT: ImportMode.ValueType  # 1
+"""The memory becomes what the line says."""
+IMPORT_MODE_CREATE_ONLY: ImportMode.ValueType  # 2
+"""It is left alone, and counted as `existing`."""
+Global___ImportMode: _TypeAlias = ImportMode  # noqa: Y015
+
 @_typing.final
 class Namespace(_message.Message):
     """What is known of a namespace's memories as a whole."""
@@ -1647,3 +1671,219 @@ class RepairIndexResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___RepairIndexResponse: _TypeAlias = RepairIndexResponse  # noqa: Y015
+
+@_typing.final
+class ImportHeader(_message.Message):
+    """What an import is of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace; its first write creates it."""
+    mode: Global___ImportMode.ValueType
+    """What is done with a line whose key lives."""
+    validate_only: _builtins.bool
+    """Every check runs and nothing is recorded; each batch is told of as if it came first."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        mode: Global___ImportMode.ValueType = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "namespace", b"namespace", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportHeader: _TypeAlias = ImportHeader  # noqa: Y015
+
+@_typing.final
+class ImportMemoriesRequest(_message.Message):
+    """Request of ImportMemories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    FIRST_LINE_FIELD_NUMBER: _builtins.int
+    lines: _builtins.bytes
+    """Whole lines, any number of them; the request has at most `batch_bytes_max` bytes. The last may do without its line feed."""
+    first_line: _builtins.int
+    """The number of the first of them, so that answers speak of the caller's file; beyond those of the requests before. 0: the one after
+    them, or 1.
+    """
+    @_builtins.property
+    def header(self) -> Global___ImportHeader:
+        """In the first request, and in no other."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ImportHeader | None = ...,
+        lines: _builtins.bytes = ...,
+        first_line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_line", b"first_line", "header", b"header", "lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportMemoriesRequest: _TypeAlias = ImportMemoriesRequest  # noqa: Y015
+
+@_typing.final
+class LineError(_message.Message):
+    """Why a line was refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    line: _builtins.int
+    """Its number."""
+    key: _builtins.str
+    """Its key, as far as that could be read."""
+    field: _builtins.str
+    """The field of the line that is to blame; empty: the line as a whole."""
+    reason: _builtins.str
+    """The reason that PutMemory would be refused with (docs/ERRORS.md): INVALID_REQUEST, LIMIT_EXCEEDED."""
+    problem: _builtins.str
+    """What is wrong, in words."""
+    def __init__(
+        self,
+        *,
+        line: _builtins.int = ...,
+        key: _builtins.str = ...,
+        field: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "key", b"key", "line", b"line", "problem", b"problem", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineError: _TypeAlias = LineError  # noqa: Y015
+
+@_typing.final
+class ImportMemoriesResponse(_message.Message):
+    """Response of ImportMemories. It speaks of the lines of one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THROUGH_LINE_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    through_line: _builtins.int
+    """All lines up to this one are decided, and what was accepted of them is durable."""
+    created: _builtins.int
+    """Lines whose key was absent, and is there."""
+    updated: _builtins.int
+    """Lines whose key lived, and is what they say."""
+    existing: _builtins.int
+    """Under CREATE_ONLY: lines whose key lived, and was left alone."""
+    failed: _builtins.int
+    """Lines that were refused."""
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineError]:
+        """Why, of the first 100 of these."""
+
+    def __init__(
+        self,
+        *,
+        through_line: _builtins.int = ...,
+        created: _builtins.int = ...,
+        updated: _builtins.int = ...,
+        existing: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        errors: _abc.Iterable[Global___LineError] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "errors", b"errors", "existing", b"existing", "failed", b"failed", "through_line", b"through_line", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportMemoriesResponse: _TypeAlias = ImportMemoriesResponse  # noqa: Y015
+
+@_typing.final
+class ExportMemoriesRequest(_message.Message):
+    """Request of ExportMemories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    WITHOUT_VECTORS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    without_vectors: _builtins.bool
+    """Leave vectors out."""
+    resume_token: _builtins.str
+    """`resume_token` of the last response that was received, with the same namespace and filter; empty: from the beginning."""
+    @_builtins.property
+    def filter(self) -> _memory_pb2.MemoryFilter:
+        """Which; all when unset."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        filter: _memory_pb2.MemoryFilter | None = ...,
+        without_vectors: _builtins.bool = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "namespace", b"namespace", "resume_token", b"resume_token", "without_vectors", b"without_vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportMemoriesRequest: _TypeAlias = ExportMemoriesRequest  # noqa: Y015
+
+@_typing.final
+class ExportMemoriesResponse(_message.Message):
+    """Response of ExportMemories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    lines: _builtins.bytes
+    """Whole lines, each with its line feed: about 1 MiB, or one line."""
+    count: _builtins.int
+    """How many."""
+    resume_token: _builtins.str
+    """Where to go on after these."""
+    total: _builtins.int
+    """About how many memories the namespace has; 0 where a filter leaves that open."""
+    def __init__(
+        self,
+        *,
+        lines: _builtins.bytes = ...,
+        count: _builtins.int = ...,
+        resume_token: _builtins.str = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "lines", b"lines", "resume_token", b"resume_token", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportMemoriesResponse: _TypeAlias = ExportMemoriesResponse  # noqa: Y015

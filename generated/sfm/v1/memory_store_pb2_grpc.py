@@ -136,6 +136,16 @@ class MemoryStoreStub(object):
                 request_serializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexRequest.SerializeToString,
                 response_deserializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexResponse.FromString,
                 _registered_method=True)
+        self.ImportMemories = channel.stream_stream(
+                '/sfm.v1.MemoryStore/ImportMemories',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.ImportMemoriesRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.ImportMemoriesResponse.FromString,
+                _registered_method=True)
+        self.ExportMemories = channel.unary_stream(
+                '/sfm.v1.MemoryStore/ExportMemories',
+                request_serializer=sfm_dot_v1_dot_memory__store__pb2.ExportMemoriesRequest.SerializeToString,
+                response_deserializer=sfm_dot_v1_dot_memory__store__pb2.ExportMemoriesResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryStoreServicer(object):
@@ -284,6 +294,40 @@ class MemoryStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportMemories(self, request_iterator, context):
+        """Puts memories that come as JSON Lines: as many as there are, one batch after the other, each line for itself.
+
+        Every request with lines is answered by one response, in their order, once those lines are decided and what was accepted of them is
+        durable. A line that is refused is told, and stops nothing. When the stream ends with an error, all lines up to the last
+        `through_line` are decided; those after it may be in part: send them again, from `through_line` + 1. To import the same lines
+        again leaves the same memories. A stream has no default deadline, and ends with DRAINING when the server stops.
+
+        A line is a JSON object (RFC 8259, UTF-8):
+        "key"           required.
+        "payload_json"  the payload's JSON text, as a string: kept byte for byte. Or else
+        "payload"       any JSON: kept as it stands in the line, byte for byte.
+        "memory_type", "importance", "coordinates"  as in Memory; what is left out is empty or 0.
+        "vector"        base64 of float32, little-endian; or a list of numbers, which become float32; null: none.
+        "expire_time"   RFC 3339 with a zone, or microseconds since the Unix epoch; null: never.
+        "revision", "create_time", "update_time"  what an export says besides; ignored.
+        Any other field is refused, by its name. Of a field that is said twice the last counts. Lines end with a line feed, before which a
+        carriage return may stand; those that are blank are passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportMemories(self, request, context):
+        """Answers memories as JSON Lines that ImportMemories takes, by key: each as it is when it is read. Whatever stays comes once,
+        whatever is written meanwhile.
+
+        The fields of a line are those of ImportMemories, the payload always as "payload_json"; what is empty, 0 or none is left out.
+        After any end, go on with `resume_token`. A stream has no default deadline, and ends with DRAINING when the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -386,6 +430,16 @@ def add_MemoryStoreServicer_to_server(servicer, server):
                     servicer.RepairIndex,
                     request_deserializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexRequest.FromString,
                     response_serializer=sfm_dot_v1_dot_memory__store__pb2.RepairIndexResponse.SerializeToString,
+            ),
+            'ImportMemories': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportMemories,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.ImportMemoriesRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.ImportMemoriesResponse.SerializeToString,
+            ),
+            'ExportMemories': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportMemories,
+                    request_deserializer=sfm_dot_v1_dot_memory__store__pb2.ExportMemoriesRequest.FromString,
+                    response_serializer=sfm_dot_v1_dot_memory__store__pb2.ExportMemoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -930,6 +984,60 @@ class MemoryStore(object):
             '/sfm.v1.MemoryStore/RepairIndex',
             sfm_dot_v1_dot_memory__store__pb2.RepairIndexRequest.SerializeToString,
             sfm_dot_v1_dot_memory__store__pb2.RepairIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportMemories(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sfm.v1.MemoryStore/ImportMemories',
+            sfm_dot_v1_dot_memory__store__pb2.ImportMemoriesRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.ImportMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sfm.v1.MemoryStore/ExportMemories',
+            sfm_dot_v1_dot_memory__store__pb2.ExportMemoriesRequest.SerializeToString,
+            sfm_dot_v1_dot_memory__store__pb2.ExportMemoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,32 @@ class MemoryStoreStub:
     """
     RepairIndex: _grpc.UnaryStreamMultiCallable[_memory_store_pb2.RepairIndexRequest, _memory_store_pb2.RepairIndexResponse]
     """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again."""
+    ImportMemories: _grpc.StreamStreamMultiCallable[_memory_store_pb2.ImportMemoriesRequest, _memory_store_pb2.ImportMemoriesResponse]
+    """Puts memories that come as JSON Lines: as many as there are, one batch after the other, each line for itself.
+
+    Every request with lines is answered by one response, in their order, once those lines are decided and what was accepted of them is
+    durable. A line that is refused is told, and stops nothing. When the stream ends with an error, all lines up to the last
+    `through_line` are decided; those after it may be in part: send them again, from `through_line` + 1. To import the same lines
+    again leaves the same memories. A stream has no default deadline, and ends with DRAINING when the server stops.
+
+    A line is a JSON object (RFC 8259, UTF-8):
+      "key"           required.
+      "payload_json"  the payload's JSON text, as a string: kept byte for byte. Or else
+      "payload"       any JSON: kept as it stands in the line, byte for byte.
+      "memory_type", "importance", "coordinates"  as in Memory; what is left out is empty or 0.
+      "vector"        base64 of float32, little-endian; or a list of numbers, which become float32; null: none.
+      "expire_time"   RFC 3339 with a zone, or microseconds since the Unix epoch; null: never.
+      "revision", "create_time", "update_time"  what an export says besides; ignored.
+    Any other field is refused, by its name. Of a field that is said twice the last counts. Lines end with a line feed, before which a
+    carriage return may stand; those that are blank are passed over.
+    """
+    ExportMemories: _grpc.UnaryStreamMultiCallable[_memory_store_pb2.ExportMemoriesRequest, _memory_store_pb2.ExportMemoriesResponse]
+    """Answers memories as JSON Lines that ImportMemories takes, by key: each as it is when it is read. Whatever stays comes once,
+    whatever is written meanwhile.
+
+    The fields of a line are those of ImportMemories, the payload always as "payload_json"; what is empty, 0 or none is left out.
+    After any end, go on with `resume_token`. A stream has no default deadline, and ends with DRAINING when the server stops.
+    """
 
 @_typing.type_check_only
 class MemoryStoreAsyncStub(MemoryStoreStub):
@@ -127,6 +153,32 @@ class MemoryStoreAsyncStub(MemoryStoreStub):
     """
     RepairIndex: _aio.UnaryStreamMultiCallable[_memory_store_pb2.RepairIndexRequest, _memory_store_pb2.RepairIndexResponse]  # type: ignore[assignment]
     """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again."""
+    ImportMemories: _aio.StreamStreamMultiCallable[_memory_store_pb2.ImportMemoriesRequest, _memory_store_pb2.ImportMemoriesResponse]  # type: ignore[assignment]
+    """Puts memories that come as JSON Lines: as many as there are, one batch after the other, each line for itself.
+
+    Every request with lines is answered by one response, in their order, once those lines are decided and what was accepted of them is
+    durable. A line that is refused is told, and stops nothing. When the stream ends with an error, all lines up to the last
+    `through_line` are decided; those after it may be in part: send them again, from `through_line` + 1. To import the same lines
+    again leaves the same memories. A stream has no default deadline, and ends with DRAINING when the server stops.
+
+    A line is a JSON object (RFC 8259, UTF-8):
+      "key"           required.
+      "payload_json"  the payload's JSON text, as a string: kept byte for byte. Or else
+      "payload"       any JSON: kept as it stands in the line, byte for byte.
+      "memory_type", "importance", "coordinates"  as in Memory; what is left out is empty or 0.
+      "vector"        base64 of float32, little-endian; or a list of numbers, which become float32; null: none.
+      "expire_time"   RFC 3339 with a zone, or microseconds since the Unix epoch; null: never.
+      "revision", "create_time", "update_time"  what an export says besides; ignored.
+    Any other field is refused, by its name. Of a field that is said twice the last counts. Lines end with a line feed, before which a
+    carriage return may stand; those that are blank are passed over.
+    """
+    ExportMemories: _aio.UnaryStreamMultiCallable[_memory_store_pb2.ExportMemoriesRequest, _memory_store_pb2.ExportMemoriesResponse]  # type: ignore[assignment]
+    """Answers memories as JSON Lines that ImportMemories takes, by key: each as it is when it is read. Whatever stays comes once,
+    whatever is written meanwhile.
+
+    The fields of a line are those of ImportMemories, the payload always as "payload_json"; what is empty, 0 or none is left out.
+    After any end, go on with `resume_token`. A stream has no default deadline, and ends with DRAINING when the server stops.
+    """
 
 class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
     """The memories of each namespace: JSON payloads under keys, with types, times, importance, coordinates and vectors. The tenant is the
@@ -294,5 +346,43 @@ class MemoryStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_memory_store_pb2.RepairIndexResponse], _abc.AsyncIterator[_memory_store_pb2.RepairIndexResponse]]:
         """Compares as VerifyIndex does and mends what is found, or makes all of it anew. One that is cut off goes on by being called again."""
+
+    @_abc_1.abstractmethod
+    def ImportMemories(
+        self,
+        request_iterator: _MaybeAsyncIterator[_memory_store_pb2.ImportMemoriesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_store_pb2.ImportMemoriesResponse], _abc.AsyncIterator[_memory_store_pb2.ImportMemoriesResponse]]:
+        """Puts memories that come as JSON Lines: as many as there are, one batch after the other, each line for itself.
+
+        Every request with lines is answered by one response, in their order, once those lines are decided and what was accepted of them is
+        durable. A line that is refused is told, and stops nothing. When the stream ends with an error, all lines up to the last
+        `through_line` are decided; those after it may be in part: send them again, from `through_line` + 1. To import the same lines
+        again leaves the same memories. A stream has no default deadline, and ends with DRAINING when the server stops.
+
+        A line is a JSON object (RFC 8259, UTF-8):
+          "key"           required.
+          "payload_json"  the payload's JSON text, as a string: kept byte for byte. Or else
+          "payload"       any JSON: kept as it stands in the line, byte for byte.
+          "memory_type", "importance", "coordinates"  as in Memory; what is left out is empty or 0.
+          "vector"        base64 of float32, little-endian; or a list of numbers, which become float32; null: none.
+          "expire_time"   RFC 3339 with a zone, or microseconds since the Unix epoch; null: never.
+          "revision", "create_time", "update_time"  what an export says besides; ignored.
+        Any other field is refused, by its name. Of a field that is said twice the last counts. Lines end with a line feed, before which a
+        carriage return may stand; those that are blank are passed over.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportMemories(
+        self,
+        request: _memory_store_pb2.ExportMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_store_pb2.ExportMemoriesResponse], _abc.AsyncIterator[_memory_store_pb2.ExportMemoriesResponse]]:
+        """Answers memories as JSON Lines that ImportMemories takes, by key: each as it is when it is read. Whatever stays comes once,
+        whatever is written meanwhile.
+
+        The fields of a line are those of ImportMemories, the payload always as "payload_json"; what is empty, 0 or none is left out.
+        After any end, go on with `resume_token`. A stream has no default deadline, and ends with DRAINING when the server stops.
+        """
 
 def add_MemoryStoreServicer_to_server(servicer: MemoryStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Details: TypeAlias = grpc.HandlerCallDetails
-Answering: TypeAlias = Callable[[bytes, Context], Awaitable[bytes | None]]
+# A stream of requests is what it iterates over.
+Answering: TypeAlias = Callable[[Any, Context], Awaitable[bytes | None]]
 # Set by gRPC on a call that it makes again (gRFC A6).
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 _MUTATIONS = (
@@ -91,7 +92,7 @@ class CallGuard(ServerInterceptor):
         self._load.taken += 1
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefix) or handler.request_streaming:
+        if handler is None or not method.startswith(self._prefix):
             return handler
         ways = self._ways.get(method)
         if ways is None:
@@ -99,6 +100,8 @@ class CallGuard(ServerInterceptor):
         return ways.refusing if self._load.shedding and not _is_exempt(method) else ways.handler
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(self._guarded(method, self._conversing(handler), streams=True))
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._guarded(method, self._streamed(handler), streams=True))
         return grpc.unary_unary_rpc_method_handler(self._guarded(method, self._answered(handler, method)))
@@ -110,7 +113,7 @@ class CallGuard(ServerInterceptor):
         window = self._windows.get(name)
         slow_s = math.inf if streams else self._rules.slow_s
 
-        async def guarded(request: bytes, context: Context) -> bytes | None:
+        async def guarded(request: Any, context: Context) -> bytes | None:
             started = time.perf_counter()
             counted.start()
             request_id = _given_request_id(context)
@@ -190,6 +193,34 @@ class CallGuard(ServerInterceptor):
                 raise
 
         return streamed
+
+    def _conversing(self, handler: Handler) -> Answering:
+        """Takes requests until the server is about to stop; what has been received by then is answered."""
+        inner: Callable[[AsyncIterator[bytes], Context], AsyncGenerator[bytes, None]] = handler.stream_stream  # type: ignore[assignment]
+
+        async def conversing(requests: AsyncIterator[bytes], context: Context) -> None:
+            async with contextlib.aclosing(inner(self._until_draining(requests), context)) as answers:
+                async for answer in answers:
+                    await context.write(self._sendable(answer))
+
+        return conversing
+
+    async def _until_draining(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        while True:
+            if self._draining:
+                raise Draining
+            try:
+                async with asyncio.timeout(None) as end:
+                    self._streams.add(end)
+                    try:
+                        request = await anext(requests, None)
+                    finally:
+                        self._streams.discard(end)
+            except TimeoutError:
+                raise Draining from None
+            if request is None:
+                return
+            yield request
 
     def _refusing(self, method: str) -> Handler:
         """Refuses without receiving the request, at half of what refusing it in `guarded` would cost."""

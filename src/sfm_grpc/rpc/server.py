@@ -35,7 +35,7 @@ SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
 
 # Whose servicers take bytes: CommitRho for its numbers, GetRho because the same bytes ask the same, what puts memories because it
 # may be larger than other requests.
-RAW_REQUESTS = frozenset({"CommitRho", "GetRho", "PutMemory", "BatchPutMemories"})
+RAW_REQUESTS = frozenset({"CommitRho", "GetRho", "PutMemory", "BatchPutMemories", "ImportMemories"})
 
 
 # Health checks and watches that a connection may have besides.
@@ -98,7 +98,9 @@ def _handlers(
     for method in descriptor.methods:
         kind = None if method.name in RAW_REQUESTS else GetMessageClass(method.input_type)
         call = next(getattr(part, method.name) for part in parts if hasattr(part, method.name))
-        if method.server_streaming:
+        if method.client_streaming:
+            handlers[method.name] = grpc.stream_stream_rpc_method_handler(call)
+        elif method.server_streaming:
             handlers[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(call, kind, bytes_max))
         else:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(_on_bytes(call, kind, bytes_max))
@@ -134,7 +136,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # A connection's calls beyond this wait at the caller; those within are answered, if only with OVERLOADED.
-        ("grpc.max_concurrent_streams", 2 * (settings.concurrent_rpcs_max + settings.watch_streams_max) + _HEALTH_STREAMS),
+        ("grpc.max_concurrent_streams", _streams_max(settings)),
         # A caller that is gone or stands still holds its answers' bytes no longer than this.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
@@ -144,6 +146,10 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Errors carry their facts in trailing metadata.
         ("grpc.max_metadata_size", 64 * 1024),
     ]
+
+
+def _streams_max(settings: Settings) -> int:
+    return 2 * (settings.concurrent_rpcs_max + settings.watch_streams_max + settings.bulk_streams_max) + _HEALTH_STREAMS
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
