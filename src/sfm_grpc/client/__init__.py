@@ -11,6 +11,7 @@ Errors are the classes of `sfm_grpc.errors`; those that callers handle are here 
 from sfm_grpc.client import distances
 from sfm_grpc.client.aio import AsyncClient, AsyncNamespace, AsyncRho
 from sfm_grpc.client.aio_memories import AsyncMemories
+from sfm_grpc.client.bulk import ExportProgress, ImportReport, LineError
 from sfm_grpc.client.caches import CachePage, NamespaceCache
 from sfm_grpc.client.channel import Tls
 from sfm_grpc.client.density import normalized
@@ -97,10 +98,12 @@ __all__ = [
     "DeadlineExceeded",
     "Draining",
     "Entry",
+    "ExportProgress",
     "Factor",
     "Follower",
     "FoundMemories",
     "HealthReport",
+    "ImportReport",
     "IndexUnavailable",
     "InternalError",
     "InvalidRequest",
@@ -110,6 +113,7 @@ __all__ = [
     "Latency",
     "Layout",
     "LimitExceeded",
+    "LineError",
     "MatrixMalformed",
     "Memories",
     "MemoryDelete",

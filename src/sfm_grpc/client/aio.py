@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Self, TypeAlias, Unpack, cast
 import grpc
 import grpc.aio
 
-from sfm_grpc.client import caches, namespaces
+from sfm_grpc.client import bulk, caches, namespaces
 from sfm_grpc.client.aio_memories import AsyncMemories
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
@@ -40,9 +41,9 @@ from sfm_grpc.client.records import (
     ServerInfo,
     Snapshot,
 )
-from sfm_grpc.client.steps import Call, Flow, Open, Pause, Receive, Step, T
+from sfm_grpc.client.steps import Call, Converse, Flow, Open, Pause, Receive, Run, Send, Step, T
 from sfm_grpc.client.streams import AsyncFollower, AsyncWatch
-from sfm_grpc.client.watching import STREAMS, Watching, WatchOptions
+from sfm_grpc.client.watching import WATCH_RHO, Watching, WatchOptions
 from sfm_grpc.errors import SfmError, UnexpectedStatus
 from sfm_grpc.model import Metadata
 
@@ -58,6 +59,16 @@ class Driver:
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
         self._closed = False
+        # What is answered is awaited, where it can be.
+        self._ways: dict[type[Step], Callable[[Any], Any]] = {
+            Call: self._call,
+            Open: self._open,
+            Converse: self._converse,
+            Send: self._send,
+            Receive: self._receive,
+            Pause: lambda pause: asyncio.sleep(pause.seconds),
+            Run: lambda run: run.fn(*run.args),
+        }
 
     async def run(self, flow: Flow[T]) -> T:
         """Performs the flow and answers its result, or raises its error."""
@@ -74,15 +85,7 @@ class Driver:
             return stop.value  # type: ignore[no-any-return]
 
     async def _perform(self, step: Step) -> Any:
-        if isinstance(step, Call):
-            return await self._call(step)
-        if isinstance(step, Open):
-            return self._open(step)
-        if isinstance(step, Receive):
-            return await self._receive(step)
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        result = step.fn(*step.args)
+        result = self._ways[type(step)](step)
         return await result if inspect.isawaitable(result) else result
 
     async def _call(self, call: Call) -> bytes:
@@ -97,9 +100,18 @@ class Driver:
             return reply
         raise failure
 
-    def _open(self, step: Open) -> Any:
+    async def _open(self, step: Open) -> Any:
         method = self._methods.get(step.method) or self._method(step.method)
         return method(step.request, timeout=step.timeout_s, metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready)
+
+    async def _converse(self, step: Converse) -> Any:
+        method = self._methods.get(step.method) or self._method(step.method)
+        return method(metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready)
+
+    async def _send(self, step: Send) -> None:
+        stream: Any = step.stream
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await (stream.done_writing() if step.request is None else stream.write(step.request))
 
     async def _receive(self, step: Receive) -> bytes | None:
         stream: Any = step.stream
@@ -125,7 +137,12 @@ class Driver:
         if self._channel is None:
             # Not in __init__: a channel belongs to the loop that runs when it is made.
             self._channel = self._connected()
-        make = self._channel.unary_stream if name in STREAMS else self._channel.unary_unary
+        channel = self._channel
+        make: Any = channel.unary_unary
+        if name in bulk.CONVERSATIONS:
+            make = channel.stream_stream
+        elif name in (WATCH_RHO, *bulk.STREAMS):
+            make = channel.unary_stream
         return self._methods.setdefault(name, make(name))
 
     def _connected(self) -> grpc.aio.Channel:

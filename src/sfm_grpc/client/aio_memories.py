@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Unpack
 
 import numpy.typing as npt
 from sfm.v1 import memory_store_pb2
 
 from sfm_grpc.client import namespaces
+from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportOptions, ExportProgress, Importing, ImportOptions, ImportReport
+from sfm_grpc.client.bulk_lines import AsyncLineSource
 from sfm_grpc.client.memory_convert import listing_of
 from sfm_grpc.client.memory_flows import MemoryFlows
 from sfm_grpc.client.memory_records import (
@@ -174,3 +176,29 @@ class AsyncMemories:
     async def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
         """As `Memories.describe`."""
         return await self._driver.run(namespaces.describe(self.namespace, self._timeout_s if timeout_s is None else timeout_s))
+
+    # ---- many
+
+    async def import_lines(self, source: AsyncLineSource, **options: Unpack[ImportOptions]) -> ImportReport:
+        """As `Memories.import_lines`; lines may come asynchronously. A file is read on the loop."""
+        return await self._driver.run(Importing(self.namespace, source, **options).run())
+
+    def export_lines(
+        self,
+        *,
+        with_vectors: bool = True,
+        on_progress: Callable[[ExportProgress], object] | None = None,
+        retry_s: float = RETRY_S,
+        **options: Unpack[ExportOptions],
+    ) -> AsyncIterator[bytes]:
+        """As `Memories.export_lines`: `async for line in memories.export_lines()`."""
+        exporting = Exporting(self.namespace, with_vectors=with_vectors, on_progress=on_progress, retry_s=retry_s, **options)
+        return self._exported(exporting)
+
+    async def _exported(self, exporting: Exporting) -> AsyncIterator[bytes]:
+        try:
+            while lines := await self._driver.run(exporting.next()):
+                for line in lines:
+                    yield line
+        finally:
+            exporting.cancel()

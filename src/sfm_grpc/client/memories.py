@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Unpack
 
 import numpy.typing as npt
 from sfm.v1 import memory_store_pb2
 
 from sfm_grpc.client import namespaces
+from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportOptions, ExportProgress, Importing, ImportOptions, ImportReport
+from sfm_grpc.client.bulk_lines import LineSource
 from sfm_grpc.client.memory_convert import listing_of
 from sfm_grpc.client.memory_flows import MemoryFlows
 from sfm_grpc.client.memory_records import (
@@ -214,3 +216,42 @@ class Memories:
     def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
         """Dimension, distance, newest revision and counts. Raises NotFound where there never were memories."""
         return self._driver.run(namespaces.describe(self.namespace, self._timeout_s if timeout_s is None else timeout_s))
+
+    # ---- many
+
+    def import_lines(self, source: LineSource, **options: Unpack[ImportOptions]) -> ImportReport:
+        """Puts the memories of JSON Lines, any number of them; what became of them.
+
+        `source`: a binary file, from where it stands, or lines one by one, bytes or text. What a line says is in
+        memory_store.proto; `export_lines` gives such lines. Each line is for itself: one that is refused is in the report's
+        `errors`, and stops nothing. `mode` "create_only": keys that live are left alone. `from_line`: lines count from 1, those
+        before it are passed over. `validate_only`: every check runs, nothing is recorded. `on_progress(report)` is called after
+        every batch: all is durable up to `report.through_line`.
+
+        While the server is away or busy it tries again, for `retry_s` (30) without an answer, from the last line that was
+        answered for: importing lines again leaves the same memories. Raises what does not mend, with a note on where to go on.
+        """
+        return self._driver.run(Importing(self.namespace, source, **options).run())
+
+    def export_lines(
+        self,
+        *,
+        with_vectors: bool = True,
+        on_progress: Callable[[ExportProgress], object] | None = None,
+        retry_s: float = RETRY_S,
+        **options: Unpack[ExportOptions],
+    ) -> Iterator[bytes]:
+        """The memories that every option takes in (as in `list`), by key, each a line of JSON with its line feed.
+
+        Each is as it is when it is read; whatever stays comes once. When the server was away it goes on where it was. Raises as
+        `list`.
+        """
+        exporting = Exporting(self.namespace, with_vectors=with_vectors, on_progress=on_progress, retry_s=retry_s, **options)
+        return self._exported(exporting)
+
+    def _exported(self, exporting: Exporting) -> Iterator[bytes]:
+        try:
+            while lines := self._driver.run(exporting.next()):
+                yield from lines
+        finally:
+            exporting.cancel()

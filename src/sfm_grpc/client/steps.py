@@ -36,6 +36,22 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Converse:
+    """Begin a call with many requests and many answers, and answer its Stream."""
+
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a request on a stream that was begun so; on one that has ended it goes nowhere, and Receive says why."""
+
+    stream: Stream
+    request: bytes | None
+    """None: there are no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receive:
     """Wait for the stream's next answer and answer its bytes, None at its end, or throw an SfmError."""
 
@@ -59,6 +75,6 @@ class Run:
     args: tuple[object, ...]
 
 
-Step: TypeAlias = Call | Open | Receive | Pause | Run
+Step: TypeAlias = Call | Open | Converse | Send | Receive | Pause | Run
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Step, Any, T]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
-from sfm_grpc.client import caches, memory_flows, namespaces
+from sfm_grpc.client import bulk, caches, memory_flows, namespaces
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import (
@@ -38,13 +39,14 @@ from sfm_grpc.client.records import (
     ServerInfo,
     Snapshot,
 )
-from sfm_grpc.client.steps import Call, Flow, Open, Pause, Receive, Step, T
+from sfm_grpc.client.steps import Call, Converse, Flow, Open, Pause, Receive, Run, Send, Step, T
 from sfm_grpc.client.streams import Follower, Watch
-from sfm_grpc.client.watching import STREAMS, Watching, WatchOptions
+from sfm_grpc.client.watching import WATCH_RHO, Watching, WatchOptions
 from sfm_grpc.errors import SfmError
 from sfm_grpc.model import Metadata
 
 UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS)
+STREAMS = (WATCH_RHO, *bulk.STREAMS)
 
 
 class Driver:
@@ -61,7 +63,17 @@ class Driver:
         # Without serializers bytes go in and out as they are.
         self._methods: dict[str, Any] = {method: self._channel.unary_unary(method) for method in UNARY}
         self._methods |= {method: self._channel.unary_stream(method) for method in STREAMS}
+        self._methods |= {method: self._channel.stream_stream(method) for method in bulk.CONVERSATIONS}
         self._closed = False
+        self._ways: dict[type[Step], Callable[[Any], Any]] = {
+            Call: self._call,
+            Open: self._open,
+            Converse: self._converse,
+            Send: lambda send: send.stream.send(send.request),
+            Receive: self._receive,
+            Pause: lambda pause: time.sleep(pause.seconds),
+            Run: lambda run: run.fn(*run.args),
+        }
 
     def run(self, flow: Flow[T]) -> T:
         """Performs the flow and answers its result, or raises its error."""
@@ -78,15 +90,7 @@ class Driver:
             return stop.value  # type: ignore[no-any-return]
 
     def _perform(self, step: Step) -> Any:
-        if isinstance(step, Call):
-            return self._call(step)
-        if isinstance(step, Open):
-            return self._open(step)
-        if isinstance(step, Receive):
-            return self._receive(step)
-        if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        return step.fn(*step.args)
+        return self._ways[type(step)](step)
 
     def _call(self, call: Call) -> bytes:
         if self._closed:
@@ -108,6 +112,11 @@ class Driver:
             step.request, timeout=step.timeout_s, metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready
         )
 
+    def _converse(self, step: Converse) -> Conversation:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        return Conversation(self._methods[step.method], metadata=self._metadata, wait_for_ready=self._endpoint.wait_for_ready)
+
     def _receive(self, step: Receive) -> bytes | None:
         stream: Any = step.stream
         try:
@@ -122,6 +131,27 @@ class Driver:
         """Ends the channel; calls under way fail."""
         self._closed = True
         self._channel.close()
+
+
+class Conversation(Iterator[bytes]):
+    """A call whose requests are sent one by one; gRPC takes them from a thread of its own. Iterating waits for the answers."""
+
+    def __init__(self, method: Any, **how: Any) -> None:
+        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        self._call: Any = method(iter(self._requests.get, None), **how)
+
+    def send(self, request: bytes | None) -> None:
+        """Queues a request; None: there are no more."""
+        self._requests.put(request)
+
+    def __next__(self) -> bytes:
+        return next(self._call)  # type: ignore[no-any-return]
+
+    def cancel(self) -> None:
+        """Ends it."""
+        self._call.cancel()
+        # The thread that waits for the next request.
+        self._requests.put(None)
 
 
 class Client:

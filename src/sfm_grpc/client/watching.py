@@ -25,7 +25,6 @@ from sfm_grpc.errors import (
 )
 
 WATCH_RHO = "/sfm.v1.RhoStore/WatchRho"
-STREAMS = (WATCH_RHO,)
 
 _BACKOFF_S = 0.05
 _BACKOFF_MAX_S = 2.0

@@ -13,9 +13,9 @@ from sfm.v1 import health_pb2, memory_store_pb2, rho_store_pb2
 
 from sfm_grpc import allocator
 from sfm_grpc.client import Client, InvalidRequest, Tls
+from sfm_grpc.client.bulk import CONVERSATIONS
 from sfm_grpc.client.channel import Endpoint, default_name, is_loopback
-from sfm_grpc.client.sync import UNARY
-from sfm_grpc.client.watching import STREAMS
+from sfm_grpc.client.sync import STREAMS, UNARY
 from tests.unit.client.small_server import SmallServer
 
 
@@ -73,7 +73,7 @@ NOT_YET = {f"/sfm.v1.MemoryStore/{name}" for name in _OTHERS}
 def test_every_method_exists_and_none_is_forgotten() -> None:
     files = (rho_store_pb2.DESCRIPTOR, memory_store_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
     services = [service for file in files for service in file.services_by_name.values()]
-    assert {*UNARY, *STREAMS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods} - NOT_YET
+    assert {*UNARY, *STREAMS, *CONVERSATIONS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods} - NOT_YET
 
 
 @pytest.mark.parametrize(
