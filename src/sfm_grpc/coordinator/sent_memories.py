@@ -105,7 +105,7 @@ def checked(sent: SentMemory, bounds: MemoryBounds, now_us: int) -> PutMemory:
     names.check_name(sent.key, f"{memory}.key")
     parts = _parts(sent)
     payload = b""
-    if Part.PAYLOAD in parts:
+    if parts == Part.ALL or Part.PAYLOAD in parts:
         payload = _payload(sent.payload_json, f"{memory}.payload_json", bounds)
     if sent.memory_type:
         names.check_name(sent.memory_type, f"{memory}.memory_type")
@@ -124,7 +124,7 @@ def checked(sent: SentMemory, bounds: MemoryBounds, now_us: int) -> PutMemory:
         memory_type=sent.memory_type,
         # SQLite knows one zero only, so there is one everywhere.
         importance=sent.importance + 0.0,
-        coordinates=tuple(number + 0.0 for number in sent.coordinates),
+        coordinates=tuple([number + 0.0 for number in sent.coordinates]) if sent.coordinates else (),
         vector=sent.vector,
         expire_time_us=_expire_time_us(sent, memory, now_us),
         parts=parts,
@@ -209,10 +209,12 @@ def _check_vector(vector: Buffer, field: str, bounds: MemoryBounds) -> None:
     if size > bounds.vector_dimension_max:
         raise LimitExceeded(limit="vector_dimension_max", value=size, maximum=bounds.vector_dimension_max, field=field)
     numbers = np.frombuffer(vector, "<f4")
-    # One pass in the usual case; a sum of finite numbers may overflow, so only then each is looked at.
-    if not np.isfinite(numbers.sum(dtype=np.float64)):
-        place = int(np.argmin(np.isfinite(numbers)))
-        raise InvalidRequest(field=field, problem=f"has {numbers[place]} at [{place}]; every number must be finite")
+    # One pass in the usual case; the squares of finite numbers may overflow, so only then each is looked at.
+    if not math.isfinite(np.vdot(numbers, numbers)):
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            place = int(np.argmin(finite))
+            raise InvalidRequest(field=field, problem=f"has {numbers[place]} at [{place}]; every number must be finite")
 
 
 def _expire_time_us(sent: SentMemory, memory: str, now_us: int) -> int:

@@ -91,7 +91,7 @@ def check_vector(put: PutMemory, vector: Buffer, scope: Scope, space: Space) -> 
     if space.distance is Distance.COSINE:
         numbers = np.frombuffer(vector, "<f4")
         # In float32 when that says enough: a third of the time.
-        if not _SQUARE_MIN <= float(numbers.dot(numbers)) <= _SQUARE_MAX:
+        if not _SQUARE_MIN <= float(np.vdot(numbers, numbers)) <= _SQUARE_MAX:
             length = float(np.linalg.norm(numbers.astype(np.float64)))
             if not _LENGTH_MIN <= length <= _LENGTH_MAX:
                 problem = f"has the length {length:g}; under COSINE it must be from {_LENGTH_MIN:g} to {_LENGTH_MAX:g}"
@@ -178,9 +178,10 @@ class _Decision:
         self._check_revision(put.key, put.if_revision, living, put.field)
         if put.partial and living is None:
             raise NotFound(what="memory", namespace=self._scope.namespace, names=(put.key,))
-        if put.vector is not None and Part.VECTOR in put.parts:
+        is_whole = put.parts == Part.ALL
+        sets_payload, sets_vector = (is_whole or part in put.parts for part in (Part.PAYLOAD, Part.VECTOR))
+        if put.vector is not None and sets_vector:
             self._space = check_vector(put, put.vector, self._scope, self._space)
-        sets_payload, sets_vector = Part.PAYLOAD in put.parts, Part.VECTOR in put.parts
         self._count(known, -1)
         self._memories += 1
         self._vectors += (put.vector is not None) if sets_vector else bool(living and living.has_vector)

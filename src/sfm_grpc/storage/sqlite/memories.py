@@ -39,6 +39,13 @@ from sfm_grpc.storage.sqlite.runs import Runs
 
 SQL = statements.load(__package__, "memories.sql")
 
+# A row of the statement `put`; `delete_time_us` is the one that is not said.
+_ROW = f"({', '.join(['?'] * 6)}, 0, {', '.join(['?'] * 14)})"
+_PUT = SQL["put"].format(rows=_ROW)
+# Many rows in one step of SQLite: it lets the GIL go once for all of them, and does not wait for it after each.
+_ROWS_AT_ONCE = 50
+_PUT_MANY = SQL["put"].format(rows=", ".join([_ROW] * _ROWS_AT_ONCE))
+
 
 class SqliteMemories:
     """`storage.memory_contract.MemoryTables` on one file."""
@@ -117,12 +124,12 @@ def prepare(connection: sqlite3.Connection, scope: Scope, asked: MemoryWrites, t
 
 
 def _held(connection: sqlite3.Connection, number: int, asked: MemoryWrites) -> Held:
-    known = {}
-    for key in asked.keys:
-        row = connection.execute(SQL["find_known"], (number, key)).fetchone()
-        if row is not None:
-            revision, digest, payload_bytes, has_vector, *times = row
-            known[key] = Known(revision, digest, payload_bytes, bool(has_vector), *times)
+    keys = {"space_id": number, "keys": orjson.dumps(asked.keys).decode()}
+    rows = connection.execute(SQL["list_known"], keys)
+    known = {
+        key: Known(revision, digest, payload_bytes, bool(has_vector), *times)
+        for key, revision, digest, payload_bytes, has_vector, *times in rows
+    }
     return Held(known, links.find(connection, number, asked.links))
 
 
@@ -135,7 +142,7 @@ def write(connection: sqlite3.Connection, scope: Scope, decided: Decided) -> Non
         return
     spaces.advance(connection, after)
     whole = [w for w in decided.writes if isinstance(w, WritePut) and w.put.parts == Part.ALL]
-    connection.executemany(SQL["put"], [memory_columns.whole_of(number, w, decided.time_us) for w in whole])
+    _write_whole(connection, [memory_columns.whole_of(number, w, decided.time_us) for w in whole])
     for each in decided.writes:
         if isinstance(each, WriteLink | WriteUnlink):
             links.write(connection, number, each, decided.time_us)
@@ -146,6 +153,13 @@ def write(connection: sqlite3.Connection, scope: Scope, decided: Decided) -> Non
                 links.cut(connection, number, each.put.key)
         elif isinstance(each, WriteMark | WriteErase):
             _write_end(connection, number, each, decided.time_us)
+
+
+def _write_whole(connection: sqlite3.Connection, rows: Sequence[memory_columns.Row]) -> None:
+    many = len(rows) - len(rows) % _ROWS_AT_ONCE
+    for begin in range(0, many, _ROWS_AT_ONCE):
+        connection.execute(_PUT_MANY, [value for row in rows[begin : begin + _ROWS_AT_ONCE] for value in row])
+    connection.executemany(_PUT, rows[many:])
 
 
 def _write_parts(connection: sqlite3.Connection, number: int, written: WritePut, time_us: int) -> None:

@@ -1,15 +1,15 @@
 -- Memories: questions, and what the one write path writes of them.
 
--- name: find_known
-SELECT revision, digest, length(payload), vector IS NOT NULL, expire_time_us, create_time_us, update_time_us, delete_time_us
-FROM memory WHERE space_id = ? AND key = ?;
+-- name: list_known
+SELECT key, revision, digest, length(payload), vector IS NOT NULL, expire_time_us, create_time_us, update_time_us, delete_time_us
+FROM memory WHERE space_id = :space_id AND key IN (SELECT value FROM json_each(:keys));
 
 -- name: put
--- The whole memory, whatever the row held.
+-- Whole memories, whatever the rows held.
 INSERT INTO memory (
   space_id, key, revision, create_time_us, update_time_us, expire_time_us, delete_time_us, memory_type, importance,
   coordinates, c0, c1, c2, c3, c4, c5, c6, c7, digest, payload, vector)
-VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES {rows}
 ON CONFLICT (space_id, key) DO UPDATE SET revision = excluded.revision, create_time_us = excluded.create_time_us,
   update_time_us = excluded.update_time_us, expire_time_us = excluded.expire_time_us, delete_time_us = 0,
   memory_type = excluded.memory_type, importance = excluded.importance, coordinates = excluded.coordinates, c0 = excluded.c0,
