@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import islice
@@ -102,7 +102,7 @@ class Imports:
         """
         names.check_name(asked.scope.namespace, "namespace")
         with self._streams.one():
-            batches = _Batches(requests, asked, self._bounds, await self._space(asked.scope))
+            batches = _Batches(requests, asked, self._bounds, lambda: self._space(asked.scope))
             ahead = asyncio.create_task(batches.next())
             try:
                 while (batch := await ahead) is not None:
@@ -128,7 +128,7 @@ class Imports:
                 if refused is None:
                     raise
                 told.refuse(memory_lines.refused(error, refused.key))
-                batches.space = await self._space(asked.scope)
+                await batches.look()
                 puts = [p for p in puts if p is not refused and batches.fits(p, told)]
             else:
                 told.count(result.memories)
@@ -164,11 +164,18 @@ class _Batch:
 class _Batches:
     """The lines of a stream of requests, at most `batch_max` at a time."""
 
-    def __init__(self, requests: AsyncIterator[SentLines], asked: ImportAsked, bounds: MemoryBounds, space: Space) -> None:
+    def __init__(
+        self,
+        requests: AsyncIterator[SentLines],
+        asked: ImportAsked,
+        bounds: MemoryBounds,
+        find_space: Callable[[], Awaitable[Space]],
+    ) -> None:
         self._requests = requests
         self._asked = asked
         self._bounds = bounds
-        self.space = space
+        self._find_space = find_space
+        self._space = EMPTY
         """The namespace as it will be: what its vectors must be like."""
         self._reader = BytesIO()
         self._size = 0
@@ -181,7 +188,13 @@ class _Batches:
             if request is None:
                 return None
             self._begin(request)
+        if not self._space.dimension:
+            await self.look()
         return await asyncio.to_thread(self._examine)
+
+    async def look(self) -> None:
+        """Learns what vectors must be like, from the store."""
+        self._space = await self._find_space()
 
     def _begin(self, request: SentLines) -> None:
         before = self._told.through_line
@@ -218,7 +231,7 @@ class _Batches:
 
     def _check_vector(self, put: PutMemory) -> None:
         if put.vector is not None:
-            self.space = check_vector(put, put.vector, self._asked.scope, self.space)
+            self._space = check_vector(put, put.vector, self._asked.scope, self._space)
 
 
 def _each_key_once(puts: Sequence[PutMemory]) -> Iterator[Sequence[PutMemory]]:
