@@ -34,6 +34,8 @@ _ERRORS_KEPT = 1_000
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 2.0
 
 RETRY_S = 30.0
+# Where no server was there at all: as long as other calls try.
+_FIRST_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +104,18 @@ class _Patience:
 
     def __init__(self, retry_s: float) -> None:
         self._retry_s = retry_s
+        self._lasts_s = min(retry_s, _FIRST_S)
         self._failures = 0
         self._heard_s = time.monotonic()
 
     def heard(self) -> None:
         """The server is there."""
-        self._failures, self._heard_s = 0, time.monotonic()
+        self._failures, self._heard_s, self._lasts_s = 0, time.monotonic(), self._retry_s
 
     def after(self, error: SfmError) -> Flow[None]:
         """Lets time pass. Raises the error where time will not mend it, or it has lasted too long."""
         mends = error.retry_delay_s is not None or isinstance(error, (Unreachable, DeadlineExceeded))
-        if not mends or time.monotonic() - self._heard_s > self._retry_s:
+        if not mends or time.monotonic() - self._heard_s > self._lasts_s:
             raise error
         self._failures += 1
         spread_s = min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** min(self._failures, 10))
