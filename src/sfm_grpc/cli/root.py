@@ -11,6 +11,7 @@ import typer
 from sfm_grpc.cli import (
     cache,
     exits,
+    memory_bulk,
     memory_reads,
     memory_search,
     memory_writes,
@@ -44,7 +45,7 @@ memories = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 namespaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
-app.add_typer(memories, name="memory", help="Put, read, list, search, delete and undelete memories.")
+app.add_typer(memories, name="memory", help="Put, read, list, search, import, export, delete and undelete memories.")
 app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, and describe them.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
@@ -173,6 +174,23 @@ memories.command(
 memories.command(
     "delete", epilog=epilog("Examples", "sfm memory delete agent-7 tea coffee", "sfm memory delete agent-7 tea --if-revision 3")
 )(memory_writes.delete)
+memories.command(
+    "import",
+    epilog=epilog(
+        "Examples",
+        "sfm memory import agent-7 memories.jsonl",
+        "zstdcat memories.jsonl.zst | sfm memory import agent-7 - --create-only --progress",
+        "sfm memory import agent-7 memories.jsonl --from-line 120001",
+    ),
+)(memory_bulk.import_lines)
+memories.command(
+    "export",
+    epilog=epilog(
+        "Examples",
+        "sfm memory export agent-7 -o memories.jsonl",
+        "sfm memory export agent-7 --type fact --no-vectors | jq -r .key",
+    ),
+)(memory_bulk.export)
 memories.command("undelete", epilog=epilog("Examples", "sfm memory undelete agent-7 tea coffee"))(memory_writes.undelete)
 memories.command("purge", epilog=epilog("Examples", "sfm memory purge agent-7 tea --yes"))(memory_writes.purge)
 
