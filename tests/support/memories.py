@@ -61,7 +61,7 @@ class Memories:
     """One namespace of one tenant."""
 
     def __init__(self, channel: grpc.aio.Channel, namespace: str = "n", tenant: str = "default") -> None:
-        self._stub: Any = memory_store_pb2_grpc.MemoryStoreStub(channel)
+        self.stub: Any = memory_store_pb2_grpc.MemoryStoreStub(channel)
         self._channel = channel
         self.namespace, self.tenant = namespace, tenant
 
@@ -71,7 +71,7 @@ class Memories:
     async def ask(self, method: str, **said: Any) -> Any:
         request = getattr(memory_store_pb2, f"{method}Request")(**said)
         try:
-            return await getattr(self._stub, method)(request, timeout=30, metadata=(("x-soma-tenant", self.tenant),))
+            return await getattr(self.stub, method)(request, timeout=30, metadata=(("x-soma-tenant", self.tenant),))
         except grpc.aio.AioRpcError as error:
             raise refusal_of(error).error from error
 
