@@ -7,13 +7,14 @@ their way through.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import functools
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeAlias
 
 from sfm_grpc.model.basics import Buffer, Metadata
+
+if TYPE_CHECKING:  # numpy comes with the first array: whoever has none starts in a third of the time
+    import numpy as np
 
 
 class Kind(enum.IntEnum):
@@ -44,7 +45,7 @@ class Dtype(enum.IntEnum):
     @property
     def numpy(self) -> np.dtype[np.floating]:
         """The same as a little-endian numpy dtype."""
-        return _NUMPY[self]
+        return _numpy(self)
 
     @property
     def label(self) -> str:
@@ -57,7 +58,13 @@ class Dtype(enum.IntEnum):
         return _UNIT_ROUNDOFF[self]
 
 
-_NUMPY: Mapping[Dtype, np.dtype[np.floating]] = {Dtype.FLOAT64: np.dtype("<f8"), Dtype.FLOAT32: np.dtype("<f4")}
+@functools.cache
+def _numpy(dtype: Dtype) -> np.dtype[np.floating]:
+    import numpy as np
+
+    return np.dtype({Dtype.FLOAT64: "<f8", Dtype.FLOAT32: "<f4"}[dtype])
+
+
 _UNIT_ROUNDOFF = {Dtype.FLOAT64: 2.0**-53, Dtype.FLOAT32: 2.0**-24}
 
 
@@ -96,6 +103,8 @@ class Matrix:
 
     def array(self) -> np.ndarray:
         """The numbers as a read-only array of `shape`, without a copy."""
+        import numpy as np
+
         return np.frombuffer(self.numbers, dtype=self.dtype.numpy).reshape(self.shape)
 
 

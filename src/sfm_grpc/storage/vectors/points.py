@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
-
 from sfm_grpc.model import COORDINATES_MAX, Between, Buffer, Distance, MemoryFilter
 from sfm_grpc.storage.vectors.contract import Field, Point, Refused
 
@@ -116,6 +114,8 @@ def sift(field: Field, puts: Sequence[Point]) -> tuple[list[Point], list[Refused
 
 def _squares(dimension: int, puts: Sequence[Point]) -> list[float]:
     """The squared length of each vector that has the dimension; NaN or infinite where one of its numbers is."""
+    import numpy as np  # not above: the engine's process needs none of it, and numpy is half of what it takes to start one
+
     numbers = np.frombuffer(b"".join(put.vector for put in puts if len(put.vector) == 4 * dimension), "<f4").reshape(
         -1, dimension
     )
@@ -136,6 +136,8 @@ def _why_not(dimension: int, put: Point, square: float | None) -> str:
 
 def sought(field: Field, vector: Buffer) -> Buffer:
     """What to search by. Whoever asks has seen to it that it can be searched by."""
+    import numpy as np
+
     numbers = np.frombuffer(vector, "<f4").astype(np.float64)
     square = float(numbers @ numbers)
     assert numbers.size == field.dimension, "a vector of another dimension was sought"
@@ -145,6 +147,8 @@ def sought(field: Field, vector: Buffer) -> Buffer:
 
 def _unit(vector: Buffer) -> bytes:
     """The same direction, of length one; one of zeros stays so."""
+    import numpy as np
+
     numbers = np.frombuffer(vector, "<f4").astype(np.float64)
     length = np.linalg.norm(numbers)
     return (numbers / length if length else numbers).astype("<f4").tobytes()
