@@ -196,6 +196,24 @@ async def test_the_index_is_there_after_a_restart(settings: Settings, serve: Ser
     assert again.app.metrics.index.applied._value.get() == 1, "nothing is sent again"
 
 
+async def test_a_turn_ends_with_the_server_that_has_it(settings: Settings, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it ends while it gives the turn back: otherwise the next one would wait until it is over, half a minute."""
+    server = await serve(settings)
+    tables, releasing = server.app.store.indexing, asyncio.Event()
+    release = tables.release
+
+    async def slowly(*asked: Any) -> None:
+        releasing.set()
+        await asyncio.sleep(0.1)
+        await release(*asked)
+
+    monkeypatch.setattr(tables, "release", slowly)
+    await Memories(server.channel).puts(*CIRCLE)
+    await releasing.wait()
+    await server.app.__aexit__(None, None, None)
+    await put_and_wait(Memories((await serve(settings)).channel), put_of("last"))
+
+
 async def test_an_index_that_was_lost_is_made_again(settings: Settings, serve: Serve, index: Index) -> None:
     server = await serve(settings)
     await put_and_wait(Memories(server.channel), *CIRCLE)

@@ -11,8 +11,9 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.errors import IndexUnavailable, Overloaded, StoreUnavailable
@@ -161,14 +162,16 @@ class Indexer:
         Raises StoreUnavailable, IndexUnavailable.
         """
         name, owner, tables = self._index.identity, _an_owner(), self._store.indexing
-        while (indexed := await tables.take(space.number, name, owner, lasts_s=_TURN_S)) is None and wait:
-            await self.advanced(_TURN_RETRY_S)
         try:
+            while (indexed := await tables.take(space.number, name, owner, lasts_s=_TURN_S)) is None and wait:
+                await self.advanced(_TURN_RETRY_S)
             yield None if indexed is None else Turn(field_of(scope, space), name, owner, indexed)
-        finally:
-            if indexed is not None:
-                with contextlib.suppress(StoreUnavailable, Overloaded):
-                    await tables.release(space.number, name, owner)
+        finally:  # also where we gave up while we asked for it: nobody else's is over by that
+            await _finished(self._release(space.number, name, owner))
+
+    async def _release(self, number: int, name: str, owner: str) -> None:
+        with contextlib.suppress(StoreUnavailable, Overloaded):
+            await self._store.indexing.release(number, name, owner)
 
     async def renew(self, turn: Turn) -> None:
         """The turn lasts longer, and the index has all revisions up to the turn's. Raises IndexUnavailable where it was lost."""
@@ -247,6 +250,16 @@ class Indexer:
 
 def _an_owner() -> str:
     return secrets.token_hex(8)
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Waits until it is done, also where it is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def field_of(scope: Scope, space: Space) -> Field:
