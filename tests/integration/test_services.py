@@ -166,8 +166,8 @@ server = PostgresServer(search(sys.argv[1]).found[0]).start()
 with server.connect() as c:
     children = [pid for pid, in c.execute("SELECT pid FROM pg_stat_activity")]
     keeper = server._kept._keeper.pid
-    print(keeper, server._root, server.pid, *children, flush=True)
     if sys.argv[2] == "frozen": server.freeze()
+    print(keeper, server._root, server.pid, *children, flush=True)
     sys.stdin.read()
 """
 

@@ -4,7 +4,8 @@ A test process may be killed at any moment, and a server that outlives it would 
 signal (PR_SET_PDEATHSIG) for the server, fires when the *thread* that started it ends, and says nothing to the server's
 children. So there is one small process between the two: its standard input ends when the owner does, however that happens, and
 as "subreaper" it inherits every process the server leaves behind, so that it knows when the last of them is gone. If it is
-killed itself, the server is too.
+killed itself, the server is too, and what the server had started finds out by itself; where that stands still, a second process,
+which is there as long as it does, kills it.
 
     keeper.py UID GID FAREWELL REMOVE COMMAND…     (UID of -1: as we are; REMOVE: a directory that goes with the owner, or "")
 
@@ -67,14 +68,38 @@ def _start(uid: int, gid: int, command: list[str]) -> int:
 
 def _obey_until(ended: int, server: int) -> bool:
     """Does as told until the server ends (true) or the owner does (false)."""
+    guarding = -1
     while ended not in select.select([0, ended], [], [])[0]:
         told = os.read(0, 100)  # one order at a time: the owner waits for its answer
         if not told:
             return False
         whom, number = told.split()
-        _signal([server] if whom == b"one" else _everything(server), int(number))
+        found = [server] if whom == b"one" else _everything(server)
+        _signal(found, int(number))
+        guarding = _guarded(guarding, found if int(number) == signal.SIGSTOP else [])
         _say("done")
     return True
+
+
+def _guarded(before: int, stopped: list[int]) -> int:
+    """Has a process kill those that stand still if this one dies; one before it goes. Its pipe, or -1."""
+    if before >= 0:
+        os.write(before, b".")
+        os.close(before)
+    if not stopped:
+        return -1
+    over, guarding = os.pipe()
+    if os.fork():
+        os.close(over)
+        return guarding
+    for number in (0, 1, guarding):  # the owner's, which would not end with us
+        os.close(number)
+    known = [os.pidfd_open(pid) for pid in stopped if _stat(pid)[0] not in "ZX"]
+    if not os.read(over, 1):
+        for each in known:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(each, signal.SIGKILL)
+    os._exit(0)
 
 
 def _everything(server: int) -> list[int]:
