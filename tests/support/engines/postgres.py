@@ -166,10 +166,11 @@ EXCEPT SELECT namespace_id, key, put_version FROM sfm.rho_body
 _BODIES = "SELECT namespace_id, key, put_version, sha256, packing, numbers FROM sfm.rho_body"
 
 
-# But for those of the cache: they change beside what is stored.
+# But for those of the cache, and when an index was last seen: they change beside what is stored.
 _COLUMNS = """
 SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
-WHERE table_schema = 'sfm' AND column_name NOT LIKE 'cache%' GROUP BY table_name ORDER BY table_name
+WHERE table_schema = 'sfm' AND column_name NOT LIKE 'cache%' AND table_name <> 'index_seen'
+GROUP BY table_name ORDER BY table_name
 """
 
 
