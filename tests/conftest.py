@@ -15,6 +15,7 @@ from sfm_grpc.storage.contract import Store
 from tests.support.engines import ENGINES, Engine
 from tests.support.processes import ServerProcess
 from tests.support.servers import Server, serving, settings_for
+from tests.support.services.places import MEMORY, memory_is_plenty
 
 pytest_plugins = [
     "tests.support.services.fixtures",
@@ -24,6 +25,8 @@ pytest_plugins = [
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if memory_is_plenty():  # what tests write is synced thousands of times, and outlives the processes that they kill
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     config.addinivalue_line("markers", "settings(**overrides): settings of the server that the test's fixtures start")
     config.addinivalue_line("markers", "engines(*names): what is tested is these engines' own")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import itertools
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from sfm.v1 import health_pb2_grpc, rho_store_pb2_grpc
 
 from sfm_grpc.app import App
 from sfm_grpc.settings import Settings, load
+from tests.support.services.kept import Account
+from tests.support.services.places import remove, temporary
 
 _URLS = {"postgres_url", "redis_url", "qdrant_url"}
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -44,13 +46,19 @@ def store_of(settings: Settings) -> dict[str, object]:
     return {"data_dir": settings.data_dir, "qdrant_prefix": settings.qdrant_prefix} | urls
 
 
-_PLACES = tempfile.TemporaryDirectory(prefix="sfm-test-")
 _NUMBERS = itertools.count()
+
+
+@functools.cache
+def _places() -> Path:
+    made = temporary(Account("", -1, -1), "servers")
+    atexit.register(remove, made)
+    return made
 
 
 def _somewhere() -> Path:
     """A directory that nobody else has, which is there once it is used: beside a Postgres, a server keeps its index there."""
-    return Path(_PLACES.name) / str(next(_NUMBERS))
+    return _places() / str(next(_NUMBERS))
 
 
 @functools.cache

@@ -27,7 +27,7 @@ def temporary(account: Account, name: str, *, inside: Path | None = None, run_fr
     disk up to twenty times that. Memory outlives a process that is killed, which is all that our tests do to one. Programs
     (`run_from`) lie on the disk, for memory may forbid to run them. A `TMPDIR` that is set is obeyed.
     """
-    parent = inside or (_on_disk(account) if run_from or not _memory_is_plenty(account) else MEMORY)
+    parent = inside or (_on_disk(account) if run_from or not _in_memory(account) else MEMORY)
     _sweep(parent)
     made = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-", dir=parent))
     _locks[made] = _locked(made / "new")
@@ -64,12 +64,17 @@ def _locked(path: Path, *, create: bool = True) -> int:
     return descriptor
 
 
-def _memory_is_plenty(account: Account) -> bool:
-    if "TMPDIR" in os.environ or not MEMORY.is_dir() or not account.may("-w", MEMORY):
+def memory_is_plenty() -> bool:
+    """Whether files may lie in memory: there is room, programs may be run from it, and nobody has named another place."""
+    if "TMPDIR" in os.environ or not MEMORY.is_dir() or os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
         return False
     told = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
     available = int(told[1]) << 10 if told else 0
     return min(available, shutil.disk_usage(MEMORY).free) >= _MEMORY_FREE_BYTES_MIN
+
+
+def _in_memory(account: Account) -> bool:
+    return memory_is_plenty() and account.may("-w", MEMORY)
 
 
 def _on_disk(account: Account) -> Path:
