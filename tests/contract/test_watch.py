@@ -78,7 +78,7 @@ async def test_it_tells_what_a_read_of_that_version_answers(driver: Driver) -> N
 @pytest.mark.parametrize("after", [0, 1, 4, 7])
 async def test_it_goes_on_exactly_after_the_version_that_is_named(driver: Driver, after: int) -> None:
     await series(driver, "n", 7)
-    async with watch(driver, after_version=after) as watcher:
+    async with watch(driver, after_version=after, **OFTEN) as watcher:
         assert await watcher.numbers(7 - after) == list(range(after + 1, 8))
         assert (await watcher.bookmark()).version == 7
         await series(driver, "n", 1, start=7)
@@ -95,7 +95,7 @@ async def test_a_namespace_that_does_not_exist_yet_is_waited_for(driver: Driver)
 
 
 async def test_a_namespace_of_another_tenant_is_another_one(driver: Driver) -> None:
-    async with watch(driver, tenant="other", after_version=0) as watcher:
+    async with watch(driver, tenant="other", after_version=0, **OFTEN) as watcher:
         await series(driver, "n", 2)
         await put(driver, "n", 0, Put("rho", density(seed=9)), tenant="other")
         assert (await watcher.next()).matrices["rho"].numbers == density(seed=9).tobytes()

@@ -76,7 +76,7 @@ def feeding(directory: Path, size: int, graph_points_min: int) -> Iterator[subpr
             process.kill()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(5 if os.environ.get("SFM_TEST_THOROUGH") == "1" else 2))
 async def test_what_was_acknowledged_survives_the_owners_death(edge_directory: Path, seed: int) -> None:
     """Also while graphs are built: some of these are killed in the middle of that."""
     chance = random.Random(seed)

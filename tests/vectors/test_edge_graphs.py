@@ -13,14 +13,15 @@ import numpy as np
 import psutil
 import pytest
 
-from sfm_grpc.model import Distance, MemoryFilter
+from sfm_grpc.model import MemoryFilter
 from sfm_grpc.storage.vectors.contract import Field
 from sfm_grpc.storage.vectors.edge import EdgeIndex
 from tests.vectors.given import Plain, a_field, a_point, assert_same, found, scanned, some_points, vectors
 from tests.vectors.test_edge import engines
 
 FIELD = a_field(dimension=16)
-WAIT_S = 60.0
+# Nothing is measured: graphs are built by a process that everything else on the machine comes before.
+WAIT_S = 240.0
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ async def test_what_is_served_dies_while_graphs_are_built(edge: EdgeIndex, edge_
     assert await edge.count(FIELD) == 1500
 
 
-@pytest.mark.parametrize("after_s", [0.0, 1.0, 1.3, 1.6, 2.0])
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 1.2, 1.5])
 async def test_it_may_be_closed_at_any_moment(edge: EdgeIndex, edge_directory: Path, after_s: float) -> None:
     points = some_points(1500, 16)
     await edge.apply(FIELD, points, [])
@@ -141,10 +142,12 @@ async def test_it_may_be_discarded_while_graphs_are_built(edge: EdgeIndex, edge_
     assert await edge.count(FIELD) == 10
 
 
-@pytest.mark.parametrize("distance", Distance)
-async def test_a_graph_finds_the_nearest(edge: EdgeIndex, edge_directory: Path, distance: Distance) -> None:
-    """As many numbers as it takes for a graph to be gone by."""
-    field, count = a_field(dimension=2048, distance=distance), 4000
+async def test_a_graph_finds_the_nearest(edge: EdgeIndex, edge_directory: Path) -> None:
+    """As many numbers as it takes for a graph to be gone by, also where a quarter is left out: 2625 vectors, 21 MB.
+
+    It finds 96 to 100 of a hundred: 90 leaves chance its room, and a graph that is gone by badly finds 85.
+    """
+    field, count = a_field(dimension=2048), 3500
     centres = vectors(60, 2048)
     block = (centres[np.arange(count) % 60] + 0.7 * vectors(count, 2048, seed=1)).astype("<f4")
     kinds = ("fact", "fact", "fact", "episode")
