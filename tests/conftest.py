@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from sfm_grpc.app import App
 from sfm_grpc.settings import Settings
@@ -42,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _of_its_engine(item: pytest.Item) -> bool:
     marks = list(item.iter_markers("engines"))
     callspec = getattr(item, "callspec", None)
-    engine = callspec.params.get("engine") if callspec else None
+    engine = (callspec.params.get("engine") or callspec.params.get("shared_engine")) if callspec else None
     if engine == "leased" and callspec is not None and callspec.params.get("driver") == "in_process":
         return False  # behind Redis the door is three servers at once: what one of them does is in it
     return engine is None or not marks or any(engine in mark.args for mark in marks)
@@ -51,6 +53,10 @@ def _of_its_engine(item: pytest.Item) -> bool:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own SFM_* must not change what is tested."""
+    _without_settings(monkeypatch)
+
+
+def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("SFM_") and not n.startswith("SFM_TEST_")]:
         monkeypatch.delenv(name)
 
@@ -98,6 +104,31 @@ async def serve() -> AsyncIterator[Serve]:
 async def server(settings: Settings, serve: Serve) -> Server:
     """A running server."""
     return await serve(settings)
+
+
+# ---- a server for many tests: each has a tenant of its own, and says `pytest.mark.asyncio(loop_scope="module")`
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def shared_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Every engine in turn, for all tests of a module."""
+    with contextlib.closing(ENGINES[request.param](request.getfixturevalue)) as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_server(shared_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A running server, for all tests of a module."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _without_settings(monkeypatch)
+        async with serving(settings_for(**shared_engine.settings(tmp_path_factory.mktemp("shared") / "data"))) as server:
+            yield server
+
+
+@pytest.fixture
+def tenant() -> str:
+    """The test's own."""
+    return f"t-{uuid.uuid4().hex}"
 
 
 Spawn = Callable[[], ServerProcess]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from sfm_grpc.client import (
     KEEP,
@@ -31,7 +32,7 @@ from sfm_grpc.client import (
 )
 from tests.support.servers import Server, until
 
-pytestmark = pytest.mark.engines("sqlite", "postgres")
+pytestmark = [pytest.mark.engines("sqlite", "postgres"), pytest.mark.asyncio(loop_scope="module")]
 
 _NOTHING_MORE = object()
 
@@ -57,13 +58,13 @@ class Threaded:
             yield item
 
 
-@pytest.fixture(params=["sync", "asyncio"])
-async def client(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Any]:
+@pytest_asyncio.fixture(params=["sync", "asyncio"], loop_scope="module")
+async def client(request: pytest.FixtureRequest, shared_server: Server, tenant: str) -> AsyncIterator[Any]:
     if request.param == "sync":
-        with Client(server.app.address, name="test") as blocking:
+        with Client(shared_server.app.address, name="test", tenant=tenant) as blocking:
             yield Threaded(blocking)
     else:
-        async with AsyncClient(server.app.address, name="test") as client:
+        async with AsyncClient(shared_server.app.address, name="test", tenant=tenant) as client:
             yield client
 
 
@@ -286,10 +287,9 @@ async def test_a_batch_is_all_or_nothing_and_may_update(memories: Any) -> None:
     assert (found["b"].payload, found["b"].importance) == (0, 3.0)
 
 
-@pytest.mark.settings(batch_max=3)
 async def test_a_batch_is_not_split(memories: Any) -> None:
     await memories.put("k0", 0)
-    keys = [f"k{n}" for n in range(4)]
+    keys = [f"k{n}" for n in range(1_001)]
     asks = (
         lambda: memories.put_many([MemoryPut(key, 0) for key in keys]),
         lambda: memories.get_many(keys),
@@ -300,7 +300,7 @@ async def test_a_batch_is_not_split(memories: Any) -> None:
     for ask in asks:
         with pytest.raises(LimitExceeded) as caught:
             await ask()
-        assert (caught.value.limit, caught.value.value, caught.value.maximum) == ("batch_max", 4, 3)
+        assert (caught.value.limit, caught.value.value, caught.value.maximum) == ("batch_max", 1_001, 1_000)
     assert await keys_of(memories.list()) == ["k0"]
 
 

@@ -13,7 +13,7 @@ from sfm_grpc.errors import AlreadyExists, InvalidRequest, LimitExceeded, NotFou
 from tests.support.memories import Memories, put_of, time_of
 from tests.support.servers import Server
 
-pytestmark = pytest.mark.engines("sqlite", "postgres")
+pytestmark = [pytest.mark.engines("sqlite", "postgres"), pytest.mark.asyncio(loop_scope="module")]
 
 ORDERS: dict[str, Callable[[Any], Any]] = {
     "KEY": lambda m: m.key.encode(),
@@ -24,8 +24,8 @@ ORDERS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.fixture
-def memories(server: Server) -> Memories:
-    return Memories(server.channel)
+def memories(shared_server: Server, tenant: str) -> Memories:
+    return Memories(shared_server.channel, tenant=tenant)
 
 
 async def many(memories: Memories, count: int = 60, seed: int = 1) -> list[memory_pb2.Memory]:

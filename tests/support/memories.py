@@ -65,8 +65,9 @@ class Memories:
         self._channel = channel
         self.namespace, self.tenant = namespace, tenant
 
-    def of(self, namespace: str, tenant: str = "default") -> Memories:
-        return Memories(self._channel, namespace, tenant)
+    def of(self, namespace: str, tenant: str = "") -> Memories:
+        """Another namespace, of the same tenant or of another."""
+        return Memories(self._channel, namespace, f"{self.tenant}-{tenant}" if tenant else self.tenant)
 
     async def ask(self, method: str, **said: Any) -> Any:
         request = getattr(memory_store_pb2, f"{method}Request")(**said)
