@@ -58,6 +58,7 @@ _PARTS = ("payload", "memory_type", "importance", "coordinates", "vector", "ttl_
 _PATHS = {"payload": "payload_json", "ttl_s": "expiry", "expire_time": "expiry"}
 # The longest that a Duration means, ten thousand years.
 _DURATION_MAX_S = 315_576_000_000
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def payload_json_of(payload: object, field: str) -> str:
     if isinstance(payload, RawJson):
         return payload.text
     try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False)
+        return _JSON.encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         # ValueError: NaN, an infinity, something that contains itself.
         raise InvalidRequest(field=field, problem=f"cannot be written as JSON: {error}") from None

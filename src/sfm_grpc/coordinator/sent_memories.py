@@ -61,11 +61,12 @@ class SentMemory:
     create_only: bool
     if_revision: int | None
 
-    def content(self) -> list[object]:
+    def content(self, payload_digest: bytes) -> list[object]:
         """What was asked for, in the form that two requests are compared by."""
-        vector = None if self.vector is None else hashlib.sha256(self.vector).hexdigest()
+        vector = None if self.vector is None else hashlib.sha256(self.vector).digest()
         facts = [self.memory_type, self.importance, self.coordinates, vector, self.expire_time_us, self.ttl_us]
-        return [self.key, self.payload_json, *facts, self.mask, self.create_only, self.if_revision]
+        # Where the payload is not taken, it may be different.
+        return [self.key, payload_digest, *facts, self.mask, self.create_only, self.if_revision]
 
 
 async def examined(
@@ -78,8 +79,17 @@ async def examined(
 
     def look() -> tuple[list[MemoryChange], list[object]]:
         check_keys([each.key for each in sent], fields, field, rules.batch_max)
-        changes: list[MemoryChange] = [checked(each, rules, now_us) if isinstance(each, SentMemory) else each for each in sent]
-        return changes, [each.content() if isinstance(each, SentMemory) else ["delete", each.key] for each in sent]
+        changes: list[MemoryChange] = []
+        content: list[object] = []
+        for each in sent:
+            if isinstance(each, SentMemory):
+                put = checked(each, rules, now_us)
+                changes.append(put)
+                content.append(each.content(put.digest))
+            else:
+                changes.append(each)
+                content.append(["delete", each.key])
+        return changes, content
 
     large = sum(len(s.payload_json) + len(s.vector or b"") for s in sent if isinstance(s, SentMemory)) >= _LARGE_BYTES
     return await asyncio.to_thread(look) if large else look()

@@ -215,22 +215,28 @@ def neighbours(found: Neighbours) -> memory_store_pb2.SearchMemoriesResponse:
 
 
 def receipts(told: Iterable[MemoryReceipt]) -> list[memory_pb2.MemoryReceipt]:
-    """What became of changes."""
-    return [receipt(r) for r in told]
+    """What became of changes. All that a transaction writes has the same time, so it is made once."""
+    times: dict[int, Timestamp] = {}
+    return [_receipt(r, times) for r in told]
 
 
 def receipt(r: MemoryReceipt) -> memory_pb2.MemoryReceipt:
     """What became of one."""
-    message = memory_pb2.MemoryReceipt(
+    return _receipt(r, {})
+
+
+def _receipt(r: MemoryReceipt, times: dict[int, Timestamp]) -> memory_pb2.MemoryReceipt:
+    for time_us in (r.create_time_us, r.update_time_us):
+        if time_us and time_us not in times:
+            times[time_us] = timestamp(time_us)
+    return memory_pb2.MemoryReceipt(
         key=r.key,
         outcome=memory_pb2.MemoryOutcome.ValueType(r.outcome),
         revision=r.revision,
         payload_digest=r.digest,
+        create_time=times.get(r.create_time_us),
+        update_time=times.get(r.update_time_us),
     )
-    if r.create_time_us:
-        message.create_time.CopyFrom(timestamp(r.create_time_us))
-        message.update_time.CopyFrom(timestamp(r.update_time_us))
-    return message
 
 
 def namespace(name: str, space: Space) -> memory_store_pb2.Namespace:

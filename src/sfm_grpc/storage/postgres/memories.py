@@ -167,9 +167,9 @@ async def write(connection: AsyncConnection, number: int, decided: Decided) -> N
     await spaces.advance(connection, after)
     whole = [w for w in decided.writes if isinstance(w, WritePut) and w.put.parts == Part.ALL]
     if whole:
-        rows = [memory_columns.whole_of(number, w, decided.time_us) for w in whole]
-        await connection.cursor().executemany(SQL["put"], rows)
-    for each in decided.writes:
+        columns = zip(*(memory_columns.whole_of(number, w, decided.time_us) for w in whole), strict=True)
+        await connection.execute(SQL["put"], [list(column) for column in columns])
+    for each in () if len(whole) == len(decided.writes) else decided.writes:
         if isinstance(each, WriteLink | WriteUnlink):
             await links.write(connection, number, each, decided.time_us)
         elif isinstance(each, WritePut):
@@ -178,8 +178,8 @@ async def write(connection: AsyncConnection, number: int, decided: Decided) -> N
         elif isinstance(each, WriteMark | WriteErase):
             await _write_end(connection, number, each, decided.time_us)
     begun = [w.put.key for w in decided.writes if isinstance(w, WritePut) and w.anew]
-    if gone := begun + [w.key for w in decided.writes if isinstance(w, WriteErase)]:
-        await links.cut(connection, number, gone)
+    if cut := begun + [w.key for w in decided.writes if isinstance(w, WriteErase)]:
+        await links.cut(connection, number, cut)
 
 
 async def _write_parts(connection: AsyncConnection, number: int, written: WritePut, time_us: int) -> None:
