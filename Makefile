@@ -30,7 +30,7 @@ run: $(READY) ## Serve the embedded default on loopback; data in ./var
 	@$(BIN)/sfm serve $(ARGS)
 
 test: $(READY) ## Every test, with the real services it needs (ARGS="-k rho" for some)
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-lua: $(READY) ## The cache protocol's scripts on a real Redis, by themselves and with concurrent writers
 	@$(BIN)/python -m pytest tests/lua $(ARGS)
