@@ -40,30 +40,30 @@ async def test_every_version_has_one_winner_and_no_commit_is_lost(driver: Driver
     assert times == sorted(times)
 
 
-async def test_of_many_commits_on_one_version_exactly_one_succeeds(driver: Driver) -> None:
+async def test_of_many_commits_on_one_version_exactly_one_succeeds(guest: Driver) -> None:
     sent = [density(seed=place) for place in range(12)]
-    answers = await asyncio.gather(*(put(driver, "n", 0, Put("rho", rho)) for rho in sent), return_exceptions=True)
+    answers = await asyncio.gather(*(put(guest, "n", 0, Put("rho", rho)) for rho in sent), return_exceptions=True)
     won = [place for place, answer in enumerate(answers) if not isinstance(answer, Exception)]
     assert Counter(type(a) for a in answers)[VersionConflict] == 11
-    assert (await driver.get("n")).digests() == {"rho": sha256(sent[won[0]])}
+    assert (await guest.get("n")).digests() == {"rho": sha256(sent[won[0]])}
 
 
-async def test_the_same_request_sent_many_times_at_once_commits_once(driver: Driver) -> None:
+async def test_the_same_request_sent_many_times_at_once_commits_once(guest: Driver) -> None:
     ask = Ask(namespace="n", expected=0, request_id="r")
-    answers = await asyncio.gather(*(driver.commit(ask, Put("rho", density())) for _ in range(12)))
+    answers = await asyncio.gather(*(guest.commit(ask, Put("rho", density())) for _ in range(12)))
     assert Counter(a.replayed for a in answers) == {False: 1, True: 11}
     assert len({(a.version, a.time_us, a.receipts) for a in answers}) == 1
-    assert len((await driver.versions("n")).versions) == 1
+    assert len((await guest.versions("n")).versions) == 1
 
 
-async def test_of_different_requests_under_one_id_one_wins_and_the_others_are_told(driver: Driver) -> None:
+async def test_of_different_requests_under_one_id_one_wins_and_the_others_are_told(guest: Driver) -> None:
     ask = Ask(namespace="n", expected=0, request_id="r")
     answers = await asyncio.gather(
-        *(driver.commit(ask, Put("rho", density(seed=place))) for place in range(8)), return_exceptions=True
+        *(guest.commit(ask, Put("rho", density(seed=place))) for place in range(8)), return_exceptions=True
     )
     assert Counter(type(a).__name__ for a in answers) == {"Commit": 1, "RequestIdReused": 7}
     won = next(place for place, answer in enumerate(answers) if not isinstance(answer, Exception))
-    assert (await driver.get("n")).digests() == {"rho": sha256(density(seed=won))}
+    assert (await guest.get("n")).digests() == {"rho": sha256(density(seed=won))}
 
 
 @pytest.mark.settings(rho_history_versions=2)
@@ -90,9 +90,9 @@ async def test_versions_that_are_read_while_they_go_are_right_or_gone(driver: Dr
     assert (await driver.get("n")).version == total
 
 
-async def test_namespaces_do_not_wait_for_each_others_versions(driver: Driver) -> None:
-    await asyncio.gather(*(series(driver, f"n{place}", 4, start=0) for place in range(6)))
-    assert [(await driver.get(f"n{place}")).version for place in range(6)] == [4] * 6
+async def test_namespaces_do_not_wait_for_each_others_versions(guest: Driver) -> None:
+    await asyncio.gather(*(series(guest, f"n{place}", 4, start=0) for place in range(6)))
+    assert [(await guest.get(f"n{place}")).version for place in range(6)] == [4] * 6
 
 
 async def test_readers_never_see_half_a_commit_nor_go_back(driver: Driver) -> None:

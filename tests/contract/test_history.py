@@ -36,11 +36,11 @@ async def compacted(driver: Driver, oldest: int) -> None:
     await until(seen)
 
 
-async def test_history_is_told_newest_first_with_what_each_version_held(driver: Driver) -> None:
-    first = await put(driver, "n", 0, Put("rho", density()), committer="a", metadata={"step": "1"})
-    second = await put(driver, "n", 1, Put("g", sketch(), kind=Kind.GENERIC), committer="b")
-    third = await put(driver, "n", 2, Delete("rho"), Put("g", sketch(seed=1), kind=Kind.GENERIC))
-    page = await driver.versions("n")
+async def test_history_is_told_newest_first_with_what_each_version_held(guest: Driver) -> None:
+    first = await put(guest, "n", 0, Put("rho", density()), committer="a", metadata={"step": "1"})
+    second = await put(guest, "n", 1, Put("g", sketch(), kind=Kind.GENERIC), committer="b")
+    third = await put(guest, "n", 2, Delete("rho"), Put("g", sketch(seed=1), kind=Kind.GENERIC))
+    page = await guest.versions("n")
     assert (page.newest, page.oldest, page.next_page_token) == (3, 1, "")
     assert [(v.version, v.commit_time_us, v.committer, dict(v.metadata)) for v in page.versions] == [
         (3, third.time_us, "", {}),
@@ -57,9 +57,9 @@ async def test_history_is_told_newest_first_with_what_each_version_held(driver: 
     assert page.versions[2].entries[0].certificate.digest == sha256(density())
 
 
-async def test_a_namespace_that_was_never_committed_to_has_no_history(driver: Driver) -> None:
+async def test_a_namespace_that_was_never_committed_to_has_no_history(guest: Driver) -> None:
     with pytest.raises(NotFound):
-        await driver.versions("n")
+        await guest.versions("n")
 
 
 async def test_history_outlives_the_server(driver: Driver) -> None:
@@ -73,27 +73,27 @@ async def test_history_outlives_the_server(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 7])
-async def test_pages_cover_history_once_each(driver: Driver, size: int) -> None:
-    await series(driver, "n", 6)
-    found = await pages(driver, "n", size)
+async def test_pages_cover_history_once_each(guest: Driver, size: int) -> None:
+    await series(guest, "n", 6)
+    found = await pages(guest, "n", size)
     assert [n for page in found for n in numbers(page)] == [6, 5, 4, 3, 2, 1]
     assert len(found) == -(-6 // size)
 
 
-async def test_a_page_has_fifty_unless_said(driver: Driver) -> None:
-    await put(driver, "n", 0, Delete("x"))
+async def test_a_page_has_fifty_unless_said(guest: Driver) -> None:
+    await put(guest, "n", 0, Delete("x"))
     for version in range(1, 51):
-        await put(driver, "n", version, Delete("x"))
-    page = await driver.versions("n")
+        await put(guest, "n", version, Delete("x"))
+    page = await guest.versions("n")
     assert (len(page.versions), numbers(page)[-1]) == (50, 2)
-    assert numbers(await driver.versions("n", page_token=page.next_page_token)) == [1]
+    assert numbers(await guest.versions("n", page_token=page.next_page_token)) == [1]
 
 
-async def test_paging_is_not_disturbed_by_commits(driver: Driver) -> None:
-    await series(driver, "n", 4)
-    first = await driver.versions("n", page_size=2)
-    await series(driver, "n", 3, start=4)
-    second = await driver.versions("n", page_size=2, page_token=first.next_page_token)
+async def test_paging_is_not_disturbed_by_commits(guest: Driver) -> None:
+    await series(guest, "n", 4)
+    first = await guest.versions("n", page_size=2)
+    await series(guest, "n", 3, start=4)
+    second = await guest.versions("n", page_size=2, page_token=first.next_page_token)
     assert (numbers(first), numbers(second), second.newest, second.next_page_token) == ([4, 3], [2, 1], 7, "")
 
 
@@ -114,15 +114,15 @@ async def test_a_page_whose_versions_are_gone_is_the_last_one(driver: Driver) ->
     assert (numbers(second), second.next_page_token, second.oldest) == ([], "", 5)
 
 
-async def test_a_token_of_another_list_is_refused(driver: Driver) -> None:
+async def test_a_token_of_another_list_is_refused(guest: Driver) -> None:
     for namespace, tenant in (("n", "default"), ("m", "default"), ("n", "other")):
         for version in range(2):
-            await put(driver, namespace, version, Delete("x"), tenant=tenant)
-    token = (await driver.versions("n", page_size=1)).next_page_token
+            await put(guest, namespace, version, Delete("x"), tenant=tenant)
+    token = (await guest.versions("n", page_size=1)).next_page_token
     with pytest.raises(InvalidRequest, match="page_token"):
-        await driver.versions("m", page_size=1, page_token=token)
+        await guest.versions("m", page_size=1, page_token=token)
     with pytest.raises(InvalidRequest, match="page_token"):
-        await driver.versions("n", page_size=1, page_token=token, tenant="other")
+        await guest.versions("n", page_size=1, page_token=token, tenant="other")
 
 
 def token_of(token: str, place: str) -> str:
@@ -130,13 +130,13 @@ def token_of(token: str, place: str) -> str:
     return base64.urlsafe_b64encode(base64.urlsafe_b64decode(token)[:16] + place.encode()).decode()
 
 
-async def test_a_token_that_was_never_given_is_refused(driver: Driver) -> None:
-    await series(driver, "n", 2)
-    token = (await driver.versions("n", page_size=1)).next_page_token
+async def test_a_token_that_was_never_given_is_refused(guest: Driver) -> None:
+    await series(guest, "n", 2)
+    token = (await guest.versions("n", page_size=1)).next_page_token
     made = [token_of(token, place) for place in ("0", "-1", str(2**63), "1.5", '"1"', "null", "[]", "{", "NaN")]
     for wrong in ("garbage", "é", token[:-4], token + token, token[::-1], "A" * len(token), "x" * 100_000, "\x00", *made):
         with pytest.raises(InvalidRequest, match="page_token: is not a token of this list"):
-            await driver.versions("n", page_token=wrong)
+            await guest.versions("n", page_token=wrong)
 
 
 @pytest.mark.settings(page_size_max=10)

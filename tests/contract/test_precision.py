@@ -59,45 +59,45 @@ async def test_a_factor_is_stored_unscaled_and_never_densified(driver: Driver, f
     assert receipt.digest == sha256(s)
 
 
-async def test_a_matching_digest_is_accepted_with_every_form(driver: Driver) -> None:
+async def test_a_matching_digest_is_accepted_with_every_form(guest: Driver) -> None:
     for version, form in enumerate(["data", "doubles", "envelope", "zlib"]):
-        await put(driver, "n", version, Put("rho", density(), form=form, digest=sha256(density())))
-    await put(driver, "n", 4, Put("rho", sketch(), form="factor", digest=sha256(sketch())))
-    assert (await driver.get("n")).version == 5
+        await put(guest, "n", version, Put("rho", density(), form=form, digest=sha256(density())))
+    await put(guest, "n", 4, Put("rho", sketch(), form="factor", digest=sha256(sketch())))
+    assert (await guest.get("n")).version == 5
 
 
-async def test_reading_and_committing_again_changes_no_bit(driver: Driver) -> None:
+async def test_reading_and_committing_again_changes_no_bit(guest: Driver) -> None:
     sent = density(32)
-    await put(driver, "n", 0, Put("rho", sent))
+    await put(guest, "n", 0, Put("rho", sent))
     for version in range(1, 4):
-        read = np.frombuffer((await driver.get("n"))["rho"].numbers).reshape(32, 32)
-        receipt = (await put(driver, "n", version, Put("rho", read)))["rho"]
+        read = np.frombuffer((await guest.get("n"))["rho"].numbers).reshape(32, 32)
+        receipt = (await put(guest, "n", version, Put("rho", read)))["rho"]
         assert (receipt.digest, receipt.clamped, receipt.step) == (sha256(sent), False, 0.0)
 
 
-async def test_a_trace_that_float32_vectors_leave_off_is_accepted_untouched(driver: Driver) -> None:
+async def test_a_trace_that_float32_vectors_leave_off_is_accepted_untouched(guest: Driver) -> None:
     vectors = np.random.default_rng(0).standard_normal((500, 48)).astype("<f4")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     v = vectors.astype("<f8")
     rho = v.T @ v / len(v)
     rho = (rho + rho.T) / 2
     rho *= (1 + 6e-8) / np.trace(rho)
-    receipt = (await put(driver, "n", 0, Put("rho", rho)))["rho"]
+    receipt = (await put(guest, "n", 0, Put("rho", rho)))["rho"]
     assert (receipt.clamped, receipt.digest) == (False, sha256(rho))
     assert receipt.certificate.trace_error == pytest.approx(6e-8, rel=1e-3)
-    assert (await driver.get("n"))["rho"].numbers == rho.tobytes()
+    assert (await guest.get("n"))["rho"].numbers == rho.tobytes()
 
 
-async def test_an_asymmetry_of_round_off_is_accepted_untouched(driver: Driver) -> None:
+async def test_an_asymmetry_of_round_off_is_accepted_untouched(guest: Driver) -> None:
     rng = np.random.default_rng(0)
     vectors, importance = rng.standard_normal((300, 24)), rng.random(300)
     rho = (vectors.T * importance) @ vectors
     rho /= np.trace(rho)
     assert 0 < np.abs(rho - rho.T).max() < 1e-16
-    receipt = (await put(driver, "n", 0, Put("rho", rho)))["rho"]
+    receipt = (await put(guest, "n", 0, Put("rho", rho)))["rho"]
     assert (receipt.clamped, receipt.digest) == (False, sha256(rho))
     assert 0 < receipt.certificate.asymmetry < 1e-16
-    assert (await driver.get("n"))["rho"].numbers == rho.tobytes()
+    assert (await guest.get("n"))["rho"].numbers == rho.tobytes()
 
 
 @pytest.mark.parametrize("d", [1, 2, 127, 128, 129, 384])

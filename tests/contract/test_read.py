@@ -27,38 +27,38 @@ GENERIC = Kind.GENERIC
 N = Scope("default", "n")
 
 
-async def test_a_namespace_that_was_never_committed_to_is_not_found(driver: Driver) -> None:
+async def test_a_namespace_that_was_never_committed_to_is_not_found(guest: Driver) -> None:
     with pytest.raises(NotFound) as caught:
-        await driver.get("n")
+        await guest.get("n")
     assert (caught.value.what, caught.value.namespace) == ("namespace", "n")
 
 
-async def test_all_keys_come_when_none_is_named_and_only_the_named_ones_otherwise(driver: Driver) -> None:
-    await put(driver, "n", 0, *[Put(key, sketch(), kind=GENERIC) for key in "abc"])
-    assert list((await driver.get("n")).matrices) == ["a", "b", "c"]
-    assert list((await driver.get("n", "c", "a")).matrices) == ["a", "c"]
+async def test_all_keys_come_when_none_is_named_and_only_the_named_ones_otherwise(guest: Driver) -> None:
+    await put(guest, "n", 0, *[Put(key, sketch(), kind=GENERIC) for key in "abc"])
+    assert list((await guest.get("n")).matrices) == ["a", "b", "c"]
+    assert list((await guest.get("n", "c", "a")).matrices) == ["a", "c"]
 
 
-async def test_every_absent_key_is_named(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("rho", density()))
+async def test_every_absent_key_is_named(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("rho", density()))
     with pytest.raises(NotFound) as caught:
-        await driver.get("n", "rho", "x", "ρ")
+        await guest.get("n", "rho", "x", "ρ")
     assert (caught.value.what, caught.value.names, caught.value.current) == ("key", ("x", "ρ"), 1)
 
 
-async def test_a_deleted_key_is_absent(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("rho", density()), Put("g", sketch(), kind=GENERIC))
-    await put(driver, "n", 1, Delete("g"))
+async def test_a_deleted_key_is_absent(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("rho", density()), Put("g", sketch(), kind=GENERIC))
+    await put(guest, "n", 1, Delete("g"))
     with pytest.raises(NotFound) as caught:
-        await driver.get("n", "g")
+        await guest.get("n", "g")
     assert caught.value.names == ("g",)
 
 
-async def test_many_long_absent_names_still_make_an_error_that_arrives(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("rho", density()))
+async def test_many_long_absent_names_still_make_an_error_that_arrives(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("rho", density()))
     names = ["𝜌" * 62 + f"{place:03}" for place in range(200)]
     with pytest.raises(NotFound) as caught:
-        await driver.get("n", *names)
+        await guest.get("n", *names)
     assert caught.value.what == "key"
     assert caught.value.names == tuple(names[: len(caught.value.names)]) != ()
 
@@ -74,10 +74,10 @@ async def test_more_keys_than_a_namespace_may_hold_are_refused(driver: Driver) -
 @pytest.mark.parametrize(
     ("keys", "problem"), [(["a", "a"], "twice"), ([""], "is required"), (["x" * 300], "300 bytes"), (["\n"], "U\\+000A")]
 )
-async def test_keys_that_cannot_be_are_refused(driver: Driver, keys: list[str], problem: str) -> None:
-    await put(driver, "n", 0, Put("rho", density()))
+async def test_keys_that_cannot_be_are_refused(guest: Driver, keys: list[str], problem: str) -> None:
+    await put(guest, "n", 0, Put("rho", density()))
     with pytest.raises(InvalidRequest, match=f"keys.*{problem}"):
-        await driver.get("n", *keys)
+        await guest.get("n", *keys)
 
 
 # ---- freshness ---------------------------------------------------------------------------------------------------------
@@ -123,53 +123,53 @@ async def test_memory_that_is_too_small_for_all_stays_right(driver: Driver) -> N
             assert (await driver.get(f"n{place}"))["rho"].numbers == density(12, seed=place).tobytes()
 
 
-async def test_a_read_is_never_older_than_a_commit_that_was_answered(driver: Driver) -> None:
+async def test_a_read_is_never_older_than_a_commit_that_was_answered(guest: Driver) -> None:
     for version, seed in enumerate(range(20), start=1):
-        await put(driver, "n", version - 1, Put("rho", density(seed=seed)))
-        read = await driver.get("n")
+        await put(guest, "n", version - 1, Put("rho", density(seed=seed)))
+        read = await guest.get("n")
         assert (read.version, read["rho"].numbers) == (version, density(seed=seed).tobytes())
 
 
-async def test_min_version_that_is_reached_is_answered_and_another_is_told(driver: Driver) -> None:
-    await series(driver, "n", 2)
-    assert (await driver.get("n", min_version=2)).version == 2
+async def test_min_version_that_is_reached_is_answered_and_another_is_told(guest: Driver) -> None:
+    await series(guest, "n", 2)
+    assert (await guest.get("n", min_version=2)).version == 2
     for canonical in (False, True):
         with pytest.raises(VersionNotReached) as caught:
-            await driver.get("n", min_version=3, canonical=canonical)
+            await guest.get("n", min_version=3, canonical=canonical)
         assert (caught.value.min_version, caught.value.current) == (3, 2)
 
 
 @pytest.mark.parametrize("canonical", [False, True])
-async def test_a_known_version_moves_no_numbers(driver: Driver, canonical: bool) -> None:
-    await series(driver, "n", 2)
-    same = await driver.get("n", known_version=2, canonical=canonical)
+async def test_a_known_version_moves_no_numbers(guest: Driver, canonical: bool) -> None:
+    await series(guest, "n", 2)
+    same = await guest.get("n", known_version=2, canonical=canonical)
     assert (same.version, same.not_modified, same.matrices) == (2, True, {})
-    newer = await driver.get("n", known_version=1, canonical=canonical)
+    newer = await guest.get("n", known_version=1, canonical=canonical)
     assert (newer.version, newer.not_modified, list(newer.matrices)) == (2, False, ["rho"])
 
 
-async def test_a_known_version_that_is_not_there_yet_is_answered_with_the_newest(driver: Driver) -> None:
-    await series(driver, "n", 1)
-    read = await driver.get("n", known_version=7)
+async def test_a_known_version_that_is_not_there_yet_is_answered_with_the_newest(guest: Driver) -> None:
+    await series(guest, "n", 1)
+    read = await guest.get("n", known_version=7)
     assert (read.version, read.not_modified) == (1, False)
 
 
-async def test_a_known_version_does_not_hide_an_absent_key(driver: Driver) -> None:
-    await series(driver, "n", 1)
+async def test_a_known_version_does_not_hide_an_absent_key(guest: Driver) -> None:
+    await series(guest, "n", 1)
     with pytest.raises(NotFound):
-        await driver.get("n", "absent", known_version=1)
+        await guest.get("n", "absent", known_version=1)
 
 
-async def test_not_modified_is_as_of_now(driver: Driver) -> None:
-    await series(driver, "n", 1)
+async def test_not_modified_is_as_of_now(guest: Driver) -> None:
+    await series(guest, "n", 1)
     asked_us = time.time_ns() // 1000
-    read = await driver.get("n", known_version=1)
+    read = await guest.get("n", known_version=1)
     assert asked_us - 1_000_000 <= read.as_of_us <= time.time_ns() // 1000
 
 
-async def test_the_summary_has_everything_but_the_numbers(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("rho", density()))
-    held = (await driver.get("n", numbers=False))["rho"]
+async def test_the_summary_has_everything_but_the_numbers(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("rho", density()))
+    held = (await guest.get("n", numbers=False))["rho"]
     assert held.numbers is None
     assert (held.certificate.digest, held.certificate.shape, held.put_version) == (sha256(density()), (6, 6), 1)
 
@@ -185,17 +185,17 @@ async def test_a_summary_after_a_restart_reads_no_numbers_and_the_full_view_stil
 # ---- an exact version --------------------------------------------------------------------------------------------------
 
 
-async def test_every_kept_version_reads_as_it_was_committed(driver: Driver) -> None:
-    sent = await series(driver, "n", 5)
+async def test_every_kept_version_reads_as_it_was_committed(guest: Driver) -> None:
+    sent = await series(guest, "n", 5)
     for version, rho in enumerate(sent, start=1):
-        read = await driver.get("n", version=version)
+        read = await guest.get("n", version=version)
         assert (read.version, read["rho"].numbers, read["rho"].put_version) == (version, rho.tobytes(), version)
 
 
-async def test_a_version_that_never_was_is_not_found(driver: Driver) -> None:
-    await series(driver, "n", 2)
+async def test_a_version_that_never_was_is_not_found(guest: Driver) -> None:
+    await series(guest, "n", 2)
     with pytest.raises(NotFound) as caught:
-        await driver.get("n", version=3)
+        await guest.get("n", version=3)
     assert (caught.value.what, caught.value.names, caught.value.current) == ("version", ("3",), 2)
 
 
@@ -213,10 +213,10 @@ async def _oldest_is(driver: Driver, version: int) -> bool:
     return (await driver.versions("n")).oldest == version
 
 
-async def test_an_exact_version_can_be_known_too(driver: Driver) -> None:
-    await series(driver, "n", 2)
-    assert (await driver.get("n", version=1, known_version=1)).not_modified
-    assert not (await driver.get("n", version=1, known_version=2)).not_modified
+async def test_an_exact_version_can_be_known_too(guest: Driver) -> None:
+    await series(guest, "n", 2)
+    assert (await guest.get("n", version=1, known_version=1)).not_modified
+    assert not (await guest.get("n", version=1, known_version=2)).not_modified
 
 
 # ---- when the store fails ----------------------------------------------------------------------------------------------
@@ -252,9 +252,9 @@ async def test_staleness_does_not_make_up_what_memory_does_not_hold(driver: Driv
         await driver.get("n", max_staleness_s=60)
 
 
-async def test_staleness_is_not_used_while_the_store_answers(driver: Driver) -> None:
-    sent = await series(driver, "n", 2)
-    read = await driver.get("n", max_staleness_s=3600)
+async def test_staleness_is_not_used_while_the_store_answers(guest: Driver) -> None:
+    sent = await series(guest, "n", 2)
+    read = await guest.get("n", max_staleness_s=3600)
     assert (read.version, read.degraded, read["rho"].numbers) == (2, False, sent[-1].tobytes())
 
 

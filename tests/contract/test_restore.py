@@ -15,42 +15,42 @@ GENERIC = Kind.GENERIC
 N = Scope("default", "n")
 
 
-async def test_a_restore_is_a_new_commit_that_holds_what_the_version_held_and_nothing_else(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("rho", density(seed=1)), Put("old", sketch(), kind=GENERIC))
-    await put(driver, "n", 1, Put("rho", density(seed=2)), Delete("old"), Put("new", sketch(), kind=GENERIC))
-    done = await driver.restore(Ask(namespace="n", expected=2, committer="sre", metadata={"why": "drift"}), 1)
+async def test_a_restore_is_a_new_commit_that_holds_what_the_version_held_and_nothing_else(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("rho", density(seed=1)), Put("old", sketch(), kind=GENERIC))
+    await put(guest, "n", 1, Put("rho", density(seed=2)), Delete("old"), Put("new", sketch(), kind=GENERIC))
+    done = await guest.restore(Ask(namespace="n", expected=2, committer="sre", metadata={"why": "drift"}), 1)
     assert (done.version, done.restored_version, done.replayed) == (3, 1, False)
     assert [(e.key, e.put_version) for e in done.entries] == [("old", 1), ("rho", 1)]
-    read = await driver.get("n")
+    read = await guest.get("n")
     assert {k: h.numbers for k, h in read.matrices.items()} == {"old": sketch().tobytes(), "rho": density(seed=1).tobytes()}
-    newest = (await driver.versions("n")).versions[0]
+    newest = (await guest.versions("n")).versions[0]
     assert (newest.restored_version, newest.committer, dict(newest.metadata), newest.valid) == (1, "sre", {"why": "drift"}, True)
     assert newest.commit_time_us == done.time_us
 
 
-async def test_restoring_is_idempotent_bit_for_bit(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("rho", with_eigenvalue(-5e-9)), Put("f", sketch(), kind=Kind.DENSITY, form="factor"))
-    before = await driver.get("n")
+async def test_restoring_is_idempotent_bit_for_bit(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("rho", with_eigenvalue(-5e-9)), Put("f", sketch(), kind=Kind.DENSITY, form="factor"))
+    before = await guest.get("n")
     for version in range(1, 4):
-        await driver.restore(Ask(namespace="n", expected=version), version)
-    after = await driver.get("n")
+        await guest.restore(Ask(namespace="n", expected=version), version)
+    after = await guest.get("n")
     assert after.version == 4
     assert {k: (h.numbers, h.certificate) for k, h in after.matrices.items()} == {
         k: (h.numbers, h.certificate) for k, h in before.matrices.items()
     }
 
 
-async def test_the_head_can_be_restored(driver: Driver) -> None:
-    await series(driver, "n", 2)
-    assert (await driver.restore(Ask(namespace="n", expected=2), 2)).version == 3
+async def test_the_head_can_be_restored(guest: Driver) -> None:
+    await series(guest, "n", 2)
+    assert (await guest.restore(Ask(namespace="n", expected=2), 2)).version == 3
 
 
-async def test_a_version_that_held_nothing_can_be_restored(driver: Driver) -> None:
-    await put(driver, "n", 0, Delete("x"))
-    await series(driver, "n", 1, start=1)
-    done = await driver.restore(Ask(namespace="n", expected=2), 1)
+async def test_a_version_that_held_nothing_can_be_restored(guest: Driver) -> None:
+    await put(guest, "n", 0, Delete("x"))
+    await series(guest, "n", 1, start=1)
+    done = await guest.restore(Ask(namespace="n", expected=2), 1)
     assert (done.version, done.entries) == (3, ())
-    assert (await driver.get("n")).matrices == {}
+    assert (await guest.get("n")).matrices == {}
 
 
 async def test_a_restored_version_outlives_the_server(driver: Driver) -> None:
@@ -75,11 +75,11 @@ async def _oldest_is(driver: Driver, version: int) -> bool:
     return (await driver.versions("n")).oldest == version
 
 
-async def test_a_deleted_kind_stays_fixed_through_a_restore(driver: Driver) -> None:
-    await put(driver, "n", 0, Put("k", sketch(), kind=GENERIC))
-    await put(driver, "n", 1, Delete("k"))
-    await driver.restore(Ask(namespace="n", expected=2), 1)
-    assert (await driver.get("n"))["k"].certificate.kind is GENERIC
+async def test_a_deleted_kind_stays_fixed_through_a_restore(guest: Driver) -> None:
+    await put(guest, "n", 0, Put("k", sketch(), kind=GENERIC))
+    await put(guest, "n", 1, Delete("k"))
+    await guest.restore(Ask(namespace="n", expected=2), 1)
+    assert (await guest.get("n"))["k"].certificate.kind is GENERIC
 
 
 async def test_another_version_is_a_conflict(driver: Driver, engine: Engine) -> None:
@@ -92,28 +92,28 @@ async def test_another_version_is_a_conflict(driver: Driver, engine: Engine) -> 
     assert engine.fingerprint(driver.settings) == before
 
 
-async def test_the_expected_version_is_required(driver: Driver) -> None:
-    await series(driver, "n", 1)
+async def test_the_expected_version_is_required(guest: Driver) -> None:
+    await series(guest, "n", 1)
     with pytest.raises(InvalidRequest, match="expected_version: is required"):
-        await driver.restore(Ask(namespace="n", expected=None), 1)
+        await guest.restore(Ask(namespace="n", expected=None), 1)
 
 
-async def test_a_version_or_namespace_that_never_was_is_not_found(driver: Driver) -> None:
+async def test_a_version_or_namespace_that_never_was_is_not_found(guest: Driver) -> None:
     for target in (1, LAST_VALID):
         with pytest.raises(NotFound) as caught:
-            await driver.restore(Ask(namespace="n", expected=0), target)
+            await guest.restore(Ask(namespace="n", expected=0), target)
         assert caught.value.what == "namespace"
-    await series(driver, "n", 1)
+    await series(guest, "n", 1)
     with pytest.raises(NotFound) as caught:
-        await driver.restore(Ask(namespace="n", expected=1), 2)
+        await guest.restore(Ask(namespace="n", expected=1), 2)
     assert (caught.value.what, caught.value.names) == ("version", ("2",))
 
 
 @pytest.mark.parametrize("target", [0, -7, -(2**63)])
-async def test_versions_start_at_1(driver: Driver, target: int) -> None:
-    await series(driver, "n", 1)
+async def test_versions_start_at_1(guest: Driver, target: int) -> None:
+    await series(guest, "n", 1)
     with pytest.raises(InvalidRequest, match="version: is"):
-        await driver.restore(Ask(namespace="n", expected=1), target)
+        await guest.restore(Ask(namespace="n", expected=1), target)
 
 
 async def test_a_restore_that_is_only_validated_records_nothing(driver: Driver, engine: Engine) -> None:
@@ -128,9 +128,9 @@ async def test_a_restore_that_is_only_validated_records_nothing(driver: Driver, 
 # ---- LAST_VALID --------------------------------------------------------------------------------------------------------
 
 
-async def test_last_valid_is_the_head_while_nothing_is_wrong(driver: Driver) -> None:
-    await series(driver, "n", 3)
-    assert (await driver.restore(Ask(namespace="n", expected=3), LAST_VALID)).restored_version == 3
+async def test_last_valid_is_the_head_while_nothing_is_wrong(guest: Driver) -> None:
+    await series(guest, "n", 3)
+    assert (await guest.restore(Ask(namespace="n", expected=3), LAST_VALID)).restored_version == 3
 
 
 @pytest.mark.settings(rho_enforcement="observe")

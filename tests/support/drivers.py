@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import grpc
@@ -381,6 +381,42 @@ class OverGrpc:
         request = rho_store_pb2.ListRhoVersionsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
         found = await self._call("ListRhoVersions", request, rho_store_pb2.ListRhoVersionsResponse, tenant)
         return Page([_version(v) for v in found.versions], found.next_page_token, found.newest_version, found.oldest_version)
+
+
+# ---- one of many -------------------------------------------------------------------------------------------------------
+
+
+class Guest:
+    """A door to a server that others use too: its tenants are not theirs."""
+
+    def __init__(self, driver: Driver, tenant: str) -> None:
+        self._driver = driver
+        self._tenant = tenant
+        self.settings = driver.settings
+
+    def _own(self, tenant: str) -> str:
+        return f"{self._tenant}-{tenant}"
+
+    def _asked(self, ask: Ask) -> Ask:
+        return replace(ask, tenant=self._own(ask.tenant))
+
+    async def open(self) -> None:
+        """It is."""
+
+    async def close(self) -> None:
+        """It stays open, for the others."""
+
+    async def commit(self, ask: Ask, *changes: Put | Delete) -> Commit:
+        return await self._driver.commit(self._asked(ask), *changes)
+
+    async def restore(self, ask: Ask, version: int) -> Restored:
+        return await self._driver.restore(self._asked(ask), version)
+
+    async def get(self, namespace: str, *keys: str, tenant: str = "default", **how: Any) -> Read:
+        return await self._driver.get(namespace, *keys, tenant=self._own(tenant), **how)
+
+    async def versions(self, namespace: str, *, page_size: int = 0, page_token: str = "", tenant: str = "default") -> Page:
+        return await self._driver.versions(namespace, page_size=page_size, page_token=page_token, tenant=self._own(tenant))
 
 
 def update_message(change: Put | Delete) -> rho_store_pb2.MatrixUpdate:
