@@ -90,7 +90,7 @@ def check_vector(put: PutMemory, vector: Buffer, scope: Scope, space: Space) -> 
         space = replace(space, dimension=size)
     if space.distance is Distance.COSINE:
         numbers = np.frombuffer(vector, "<f4")
-        # In float32 when that says enough: a third of the time.
+        # In float32 when that says enough: less than half of the time.
         if not _SQUARE_MIN <= float(np.vdot(numbers, numbers)) <= _SQUARE_MAX:
             length = float(np.linalg.norm(numbers.astype(np.float64)))
             if not _LENGTH_MIN <= length <= _LENGTH_MAX:
