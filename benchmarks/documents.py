@@ -20,7 +20,7 @@ from operator import attrgetter
 import numpy as np
 import numpy.typing as npt
 
-from examples.cognitive_manager import memories
+from examples.cognitive_manager.stream import Stream
 from sfm_grpc.client import MemoryPut
 
 Vectors = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ def _payload(place: int, name: str, text: str) -> Payload:
 @functools.cache
 def _objects() -> Sequence[tuple[str, str]]:
     """Names and what is documented of them, and of what follows in the list."""
-    names = memories.load().names
+    names = Stream.load().names
     texts = [_documentation(name) for name in names]
     return [(name, " ".join(texts[i : i + 8]) or name) for i, name in enumerate(names)]
 
@@ -74,7 +74,7 @@ def _documentation(name: str) -> str:
 
 def vectors(count: int, *, seed: int = 1) -> Vectors:
     """(count, 384): the real ones' kin. Another seed gives others of the same kind: to search by."""
-    real = memories.load().vectors
+    real = Stream.load().vectors
     _, scales, directions = np.linalg.svd(real - real.mean(axis=0), full_matrices=False)
     shape = (scales / np.sqrt(len(real)))[:, None] * directions
     random = np.random.default_rng(seed)
