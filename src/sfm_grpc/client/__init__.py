@@ -15,6 +15,8 @@ from sfm_grpc.client.bulk import ExportProgress, ImportReport, LineError
 from sfm_grpc.client.caches import CachePage, NamespaceCache
 from sfm_grpc.client.channel import Tls
 from sfm_grpc.client.density import normalized
+from sfm_grpc.client.index_audit import IndexProgress, IndexReport
+from sfm_grpc.client.links import Link, LinkReceipt
 from sfm_grpc.client.memories import Memories
 from sfm_grpc.client.memory_records import (
     KEEP,
@@ -25,12 +27,13 @@ from sfm_grpc.client.memory_records import (
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
+    MemoryTypeStats,
     MemoryUpdate,
     Neighbour,
     RawJson,
     SearchResult,
 )
-from sfm_grpc.client.namespaces import CreatedNamespace, NamespaceInfo
+from sfm_grpc.client.namespaces import CreatedNamespace, DeletedNamespace, NamespaceInfo, RefusedVector
 from sfm_grpc.client.records import (
     Changes,
     Commit,
@@ -96,6 +99,7 @@ __all__ = [
     "ConfirmationRequired",
     "CreatedNamespace",
     "DeadlineExceeded",
+    "DeletedNamespace",
     "Draining",
     "Entry",
     "ExportProgress",
@@ -104,6 +108,8 @@ __all__ = [
     "FoundMemories",
     "HealthReport",
     "ImportReport",
+    "IndexProgress",
+    "IndexReport",
     "IndexUnavailable",
     "InternalError",
     "InvalidRequest",
@@ -114,6 +120,8 @@ __all__ = [
     "Layout",
     "LimitExceeded",
     "LineError",
+    "Link",
+    "LinkReceipt",
     "MatrixMalformed",
     "Memories",
     "MemoryDelete",
@@ -121,6 +129,7 @@ __all__ = [
     "MemoryPut",
     "MemoryReceipt",
     "MemoryRecord",
+    "MemoryTypeStats",
     "MemoryUpdate",
     "Namespace",
     "NamespaceCache",
@@ -130,6 +139,7 @@ __all__ = [
     "Overloaded",
     "RawJson",
     "Receipt",
+    "RefusedVector",
     "RequestIdReused",
     "Restored",
     "Rho",

@@ -28,7 +28,8 @@ from sfm_grpc.client.commits import (
 )
 from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import Flows
-from sfm_grpc.client.namespaces import CreatedNamespace, DistanceName, NamespaceInfo
+from sfm_grpc.client.memory_records import WriteOptions
+from sfm_grpc.client.namespaces import CreatedNamespace, DeletedNamespace, DistanceName, NamespaceInfo
 from sfm_grpc.client.records import (
     Array,
     Changes,
@@ -43,7 +44,8 @@ from sfm_grpc.client.records import (
 )
 from sfm_grpc.client.steps import Call, Converse, Flow, Open, Pause, Receive, Run, Send, Step, T
 from sfm_grpc.client.streams import AsyncFollower, AsyncWatch
-from sfm_grpc.client.watching import WATCH_RHO, Watching, WatchOptions
+from sfm_grpc.client.sync import STREAMS
+from sfm_grpc.client.watching import Watching, WatchOptions
 from sfm_grpc.errors import SfmError, UnexpectedStatus
 from sfm_grpc.model import Metadata
 
@@ -141,7 +143,7 @@ class Driver:
         make: Any = channel.unary_unary
         if name in bulk.CONVERSATIONS:
             make = channel.stream_stream
-        elif name in (WATCH_RHO, *bulk.STREAMS):
+        elif name in STREAMS:
             make = channel.unary_stream
         return self._methods.setdefault(name, make(name))
 
@@ -211,6 +213,12 @@ class AsyncClient:
                 yield info
             if not (token := page.next_page_token):
                 return
+
+    async def delete_namespace(
+        self, name: str, *, confirm: str, if_revision: int | None = None, **options: Unpack[WriteOptions]
+    ) -> DeletedNamespace:
+        """As `Client.delete_namespace`."""
+        return await self._driver.run(namespaces.delete(self._flows.kept, name, confirm, if_revision, self._timeout_s, **options))
 
     async def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Unpack
 import numpy.typing as npt
 from sfm.v1 import memory_store_pb2
 
-from sfm_grpc.client import namespaces
+from sfm_grpc.client import index_audit, links, namespaces
 from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportOptions, ExportProgress, Importing, ImportOptions, ImportReport
 from sfm_grpc.client.bulk_lines import AsyncLineSource
+from sfm_grpc.client.index_audit import IndexReport, OnProgress
+from sfm_grpc.client.links import Link, LinkOptions, LinkReceipt
 from sfm_grpc.client.memory_convert import listing_of
 from sfm_grpc.client.memory_flows import MemoryFlows
 from sfm_grpc.client.memory_records import (
@@ -23,6 +25,7 @@ from sfm_grpc.client.memory_records import (
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
+    MemoryTypeStats,
     MemoryUpdate,
     PutOptions,
     SearchResult,
@@ -173,9 +176,60 @@ class AsyncMemories:
             self._flows.search(vector, limit, with_vectors=with_vectors, timeout_s=timeout_s, **options)
         )
 
+    # ---- links
+
+    async def link(
+        self, source: str, link_type: str, target: str, weight: float = 1.0, **options: Unpack[WriteOptions]
+    ) -> LinkReceipt:
+        """As `Memories.link`."""
+        return await self.link_many([Link(source, link_type, target, weight)], **options)
+
+    async def link_many(self, items: Iterable[Link], **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """As `Memories.link_many`."""
+        return await self._driver.run(links.put(self.namespace, items, self._timeout_s, **options))
+
+    async def unlink(self, source: str, link_type: str, target: str, **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """As `Memories.unlink`."""
+        return await self.unlink_many([Link(source, link_type, target)], **options)
+
+    async def unlink_many(self, items: Iterable[Link], **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """As `Memories.unlink_many`."""
+        return await self._driver.run(links.delete(self.namespace, items, self._timeout_s, **options))
+
+    def links(self, key: str, *, timeout_s: float | None = None, **options: Unpack[LinkOptions]) -> AsyncIterator[Link]:
+        """As `Memories.links`."""
+        return self._link_pages(links.listing_of(self.namespace, key, **options), timeout_s)
+
+    async def _link_pages(self, asked: memory_store_pb2.ListLinksRequest, timeout_s: float | None) -> AsyncIterator[Link]:
+        token = ""
+        while True:
+            flow = links.page(asked, token, self._timeout_s if timeout_s is None else timeout_s)
+            page = await self._driver.run(flow)
+            for link in page.links:
+                yield link
+            if not (token := page.next_page_token):
+                return
+
+    # ---- all of them
+
     async def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
         """As `Memories.describe`."""
         return await self._driver.run(namespaces.describe(self.namespace, self._timeout_s if timeout_s is None else timeout_s))
+
+    async def stats(self, *, timeout_s: float | None = None, **options: Unpack[FilterOptions]) -> tuple[MemoryTypeStats, ...]:
+        """As `Memories.stats`."""
+        return await self._driver.run(self._flows.stats(timeout_s, **options))
+
+    async def verify_index(self, *, on_progress: OnProgress = None, timeout_s: float | None = None) -> IndexReport:
+        """As `Memories.verify_index`; `on_progress` may be a coroutine function."""
+        return await self._driver.run(index_audit.verify(self.namespace, on_progress, timeout_s))
+
+    async def repair_index(
+        self, *, rebuild: bool = False, on_progress: OnProgress = None, timeout_s: float | None = None
+    ) -> IndexReport:
+        """As `Memories.repair_index`."""
+        flow = index_audit.repair(self.namespace, rebuild=rebuild, on_progress=on_progress, timeout_s=timeout_s)
+        return await self._driver.run(flow)
 
     # ---- many
 

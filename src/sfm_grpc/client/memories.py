@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Unpack
 import numpy.typing as npt
 from sfm.v1 import memory_store_pb2
 
-from sfm_grpc.client import namespaces
+from sfm_grpc.client import index_audit, links, namespaces
 from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportOptions, ExportProgress, Importing, ImportOptions, ImportReport
 from sfm_grpc.client.bulk_lines import LineSource
+from sfm_grpc.client.index_audit import IndexReport, OnProgress
+from sfm_grpc.client.links import Link, LinkOptions, LinkReceipt
 from sfm_grpc.client.memory_convert import listing_of
 from sfm_grpc.client.memory_flows import MemoryFlows
 from sfm_grpc.client.memory_records import (
@@ -23,6 +25,7 @@ from sfm_grpc.client.memory_records import (
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
+    MemoryTypeStats,
     MemoryUpdate,
     PutOptions,
     SearchResult,
@@ -213,9 +216,74 @@ class Memories:
         """
         return self._driver.run(self._flows.search(vector, limit, with_vectors=with_vectors, timeout_s=timeout_s, **options))
 
+    # ---- links
+
+    def link(self, source: str, link_type: str, target: str, weight: float = 1.0, **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """Links a memory to another; a link that is there takes the weight. Raises NotFound where an end is absent."""
+        return self.link_many([Link(source, link_type, target, weight)], **options)
+
+    def link_many(self, items: Iterable[Link], **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """Puts many links, each once, all or none. Raises NotFound, InvalidRequest, LimitExceeded, RequestIdReused."""
+        return self._driver.run(links.put(self.namespace, items, self._timeout_s, **options))
+
+    def unlink(self, source: str, link_type: str, target: str, **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """Deletes a link; `deleted` of the receipt is 0 where it was absent."""
+        return self.unlink_many([Link(source, link_type, target)], **options)
+
+    def unlink_many(self, items: Iterable[Link], **options: Unpack[WriteOptions]) -> LinkReceipt:
+        """Deletes many links, all or none, whatever their weights. Raises InvalidRequest, LimitExceeded, RequestIdReused."""
+        return self._driver.run(links.delete(self.namespace, items, self._timeout_s, **options))
+
+    def links(self, key: str, *, timeout_s: float | None = None, **options: Unpack[LinkOptions]) -> Iterator[Link]:
+        """A memory's links with memories that exist, by type and then by the other key; pages are asked for when they are needed.
+
+        Those that lead from it, or with `incoming` those that lead to it; `link_types`: any of them. `page_size` (0: the
+        server's). `timeout_s` bounds each page. Raises NotFound (the memory), InvalidRequest, LimitExceeded.
+        """
+        return self._link_pages(links.listing_of(self.namespace, key, **options), timeout_s)
+
+    def _link_pages(self, asked: memory_store_pb2.ListLinksRequest, timeout_s: float | None) -> Iterator[Link]:
+        token = ""
+        while True:
+            flow = links.page(asked, token, self._timeout_s if timeout_s is None else timeout_s)
+            page = self._driver.run(flow)
+            yield from page.links
+            if not (token := page.next_page_token):
+                return
+
+    # ---- all of them
+
     def describe(self, *, timeout_s: float | None = None) -> NamespaceInfo:
-        """Dimension, distance, newest revision and counts. Raises NotFound where there never were memories."""
+        """Dimension, distance, newest revision, counts, how far the index is. Raises NotFound where there never were memories."""
         return self._driver.run(namespaces.describe(self.namespace, self._timeout_s if timeout_s is None else timeout_s))
+
+    def stats(self, *, timeout_s: float | None = None, **options: Unpack[FilterOptions]) -> tuple[MemoryTypeStats, ...]:
+        """How much there is of each type, by type, of the memories that every option takes in: as in `search`.
+
+        All of them are looked at: not for every second. Raises InvalidRequest, LimitExceeded, NotFound (namespace).
+        """
+        return self._driver.run(self._flows.stats(timeout_s, **options))
+
+    def verify_index(self, *, on_progress: OnProgress = None, timeout_s: float | None = None) -> IndexReport:
+        """Compares what the vector index has with the memories; `ok` of the report says whether nothing is wrong.
+
+        `on_progress` is called with an IndexProgress now and then. It takes as long as it takes: `timeout_s` bounds all of it,
+        None nothing. The index is not fed with this namespace meanwhile; searches and writes go on.
+
+        Raises IndexUnavailable, NotFound (namespace).
+        """
+        return self._driver.run(index_audit.verify(self.namespace, on_progress, timeout_s))
+
+    def repair_index(
+        self, *, rebuild: bool = False, on_progress: OnProgress = None, timeout_s: float | None = None
+    ) -> IndexReport:
+        """Compares as `verify_index` does and mends what is found; the report is of afterwards.
+
+        `rebuild`: the index lets go of all that it has of the namespace and is fed anew; searches find little until it is done.
+        One that is cut off goes on by being called again. Raises as `verify_index`.
+        """
+        flow = index_audit.repair(self.namespace, rebuild=rebuild, on_progress=on_progress, timeout_s=timeout_s)
+        return self._driver.run(flow)
 
     # ---- many
 

@@ -27,6 +27,7 @@ from sfm_grpc.client.memory_records import (
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
+    MemoryTypeStats,
     MemoryUpdate,
     Neighbour,
     NumberRange,
@@ -228,6 +229,12 @@ def search_of(
     return request
 
 
+def counting_of(namespace: str, chosen: FilterOptions) -> memory_store_pb2.GetMemoryStatsRequest:
+    """What is counted. Raises InvalidRequest."""
+    with sendable("filter"):
+        return memory_store_pb2.GetMemoryStatsRequest(namespace=namespace, filter=_filter_of(chosen))
+
+
 def _filter_of(options: FilterOptions) -> memory_pb2.MemoryFilter:
     chosen = memory_pb2.MemoryFilter(
         key_prefix=options.get("key_prefix", ""),
@@ -286,6 +293,27 @@ def result_of(reply: bytes) -> SearchResult:
             indexed_revision=response.indexed_revision,
             newest_revision=response.newest_revision,
         )
+
+
+def stats_of(reply: bytes) -> tuple[MemoryTypeStats, ...]:
+    """A GetMemoryStatsResponse."""
+    with believed("GetMemoryStats"):
+        return tuple(map(_type_stats, memory_store_pb2.GetMemoryStatsResponse.FromString(reply).types))
+
+
+def _type_stats(m: memory_store_pb2.MemoryTypeStats) -> MemoryTypeStats:
+    return MemoryTypeStats(
+        memory_type=m.memory_type,
+        memories=m.memories,
+        vectors=m.vectors,
+        payload_bytes=m.payload_bytes,
+        expiring=m.expiring,
+        importance_min=m.importance_min,
+        importance_mean=m.importance_mean,
+        importance_max=m.importance_max,
+        oldest_time=moment(us_of(m.oldest_time)),
+        newest_time=moment(us_of(m.newest_time)),
+    )
 
 
 def _record(m: memory_pb2.Memory) -> MemoryRecord:

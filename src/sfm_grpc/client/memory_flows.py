@@ -19,6 +19,7 @@ from sfm_grpc.client.memory_records import (
     MemoryPut,
     MemoryReceipt,
     MemoryRecord,
+    MemoryTypeStats,
     MemoryUpdate,
     PutOptions,
     SearchResult,
@@ -36,9 +37,10 @@ UNDELETE_MEMORIES = "/sfm.v1.MemoryStore/UndeleteMemories"
 PURGE_MEMORIES = "/sfm.v1.MemoryStore/PurgeMemories"
 LIST_MEMORIES = "/sfm.v1.MemoryStore/ListMemories"
 SEARCH_MEMORIES = "/sfm.v1.MemoryStore/SearchMemories"
+GET_MEMORY_STATS = "/sfm.v1.MemoryStore/GetMemoryStats"
 METHODS = (
     *(PUT_MEMORY, BATCH_PUT_MEMORIES, GET_MEMORY, BATCH_GET_MEMORIES, DELETE_MEMORY, BATCH_DELETE_MEMORIES),
-    *(UNDELETE_MEMORIES, PURGE_MEMORIES, LIST_MEMORIES, SEARCH_MEMORIES),
+    *(UNDELETE_MEMORIES, PURGE_MEMORIES, LIST_MEMORIES, SEARCH_MEMORIES, GET_MEMORY_STATS),
 )
 
 _One: TypeAlias = memory_store_pb2.PutMemoryResponse | memory_store_pb2.DeleteMemoryResponse
@@ -161,6 +163,11 @@ class MemoryFlows:
         """The nearest of those that `chosen` takes in."""
         request = memory_convert.search_of(self.namespace, vector, limit, with_vectors=with_vectors, chosen=chosen)
         return memory_convert.result_of((yield from self._call(SEARCH_MEMORIES, request, timeout_s)))
+
+    def stats(self, timeout_s: float | None, **chosen: Unpack[FilterOptions]) -> Flow[tuple[MemoryTypeStats, ...]]:
+        """How much there is of each type, of those that `chosen` takes in."""
+        request = memory_convert.counting_of(self.namespace, chosen)
+        return memory_convert.stats_of((yield from self._call(GET_MEMORY_STATS, request, timeout_s)))
 
     def _request(self, kind: type[_Request], **fields: Any) -> _Request:
         with memory_convert.sendable("request"):

@@ -124,7 +124,7 @@ class PutOptions(WriteOptions, total=False):
 
 
 class FilterOptions(TypedDict, total=False):
-    """Which memories `list`, `page` and `search` take in: each part that is set leaves fewer."""
+    """Which memories `list`, `page`, `search` and `stats` take in: each part that is set leaves fewer."""
 
     key_prefix: str
     memory_types: str | Iterable[str]
@@ -274,6 +274,26 @@ class SearchResult:
 
     def __getitem__(self, place: int) -> Neighbour:
         return self.neighbours[place]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTypeStats:
+    """What there is of one type of memories."""
+
+    memory_type: str
+    memories: int
+    vectors: int
+    """How many of these have a vector."""
+    payload_bytes: int
+    expiring: int
+    """How many of these will expire some day."""
+    importance_min: float
+    importance_mean: float
+    importance_max: float
+    oldest_time: datetime
+    """When the oldest was created."""
+    newest_time: datetime
+    """When one was written last."""
 
 
 @dataclass(frozen=True, slots=True)

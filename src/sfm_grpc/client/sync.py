@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from sfm_grpc.client import bulk, caches, memory_flows, namespaces
+from sfm_grpc.client import bulk, caches, index_audit, links, memory_flows, namespaces
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import (
@@ -26,7 +26,8 @@ from sfm_grpc.client.commits import (
 from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import METHODS, Flows
 from sfm_grpc.client.memories import Memories
-from sfm_grpc.client.namespaces import CreatedNamespace, DistanceName, NamespaceInfo
+from sfm_grpc.client.memory_records import WriteOptions
+from sfm_grpc.client.namespaces import CreatedNamespace, DeletedNamespace, DistanceName, NamespaceInfo
 from sfm_grpc.client.records import (
     Array,
     Changes,
@@ -45,8 +46,8 @@ from sfm_grpc.client.watching import WATCH_RHO, Watching, WatchOptions
 from sfm_grpc.errors import SfmError
 from sfm_grpc.model import Metadata
 
-UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS)
-STREAMS = (WATCH_RHO, *bulk.STREAMS)
+UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS, *links.METHODS)
+STREAMS = (WATCH_RHO, *bulk.STREAMS, *index_audit.STREAMS)
 
 
 class Driver:
@@ -211,6 +212,17 @@ class Client:
             yield from page.namespaces
             if not (token := page.next_page_token):
                 return
+
+    def delete_namespace(
+        self, name: str, *, confirm: str, if_revision: int | None = None, **options: Unpack[WriteOptions]
+    ) -> DeletedNamespace:
+        """Deletes a namespace: its memories and links for good, its matrices by a commit, both or neither.
+
+        `confirm` is its name once more; anything else is a ConfirmationRequired, which says how much would go. `if_revision`:
+        only if its memories are at this revision. Should it come into being again, its versions and revisions go on.
+        Options: `request_id`, `validate_only`, `timeout_s`. Raises ConfirmationRequired, NotFound, VersionConflict.
+        """
+        return self._driver.run(namespaces.delete(self._flows.kept, name, confirm, if_revision, self._timeout_s, **options))
 
     def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""

@@ -60,7 +60,13 @@ class SmallServer:
         self.aligned = True
         self.page_size = 3
         self.ending: list[SfmError] = []
-        """What streams end with, one each."""
+        """What streams of WatchRho end with, one each."""
+        self.streamed: list[bytes] = []
+        """What the streams of MemoryStore tell, each of them."""
+        self.holding = False
+        """They stay open after that, until the caller ends them."""
+        self.ended = threading.Event()
+        """One of them is over."""
         self.told: dict[str, bytes] = {}
         """What the methods of MemoryStore answer, by name; an empty message where nothing is said."""
         self._lock = threading.Lock()
@@ -93,6 +99,8 @@ class SmallServer:
     def _handler(self, method: str, kind: Any) -> grpc.RpcMethodHandler:
         if method == "WatchRho":
             return grpc.unary_stream_rpc_method_handler(self._watched(kind))
+        if method in ("VerifyIndex", "RepairIndex"):
+            return grpc.unary_stream_rpc_method_handler(self._streamed(method, kind))
 
         def serve(raw: bytes, context: grpc.ServicerContext) -> bytes:
             seen = Seen(method, raw, kind.FromString(raw), dict(context.invocation_metadata()))
@@ -117,6 +125,21 @@ class SmallServer:
                 yield from self.WatchRho(seen.request, context)
             except SfmError as error:
                 fail(context, error)
+
+        return serve
+
+    def _streamed(self, method: str, kind: Any) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
+        def serve(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            seen = Seen(method, raw, kind.FromString(raw), dict(context.invocation_metadata()))
+            self.seen.append(seen)
+            try:
+                self.before(seen, context)
+            except SfmError as error:
+                fail(context, error)
+            context.add_callback(self.ended.set)
+            yield from self.streamed
+            if self.holding:
+                self.ended.wait(10)
 
         return serve
 

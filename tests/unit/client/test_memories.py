@@ -16,6 +16,7 @@ from sfm_grpc.client import (
     KEEP,
     DeadlineExceeded,
     LimitExceeded,
+    Link,
     MemoryPut,
     MemoryUpdate,
     RawJson,
@@ -33,12 +34,16 @@ WRITES: dict[str, Callable[..., Any]] = {
     "BatchDeleteMemories": lambda m, **how: m.delete_many(["a", "b"], **how),
     "UndeleteMemories": lambda m, **how: m.undelete(["a", "b"], **how),
     "PurgeMemories": lambda m, **how: m.purge("a", **how),
+    "PutLinks": lambda m, **how: m.link("a", "t", "b", **how),
+    "DeleteLinks": lambda m, **how: m.unlink_many([Link("a", "t", "b"), Link("b", "t", "a")], **how),
 }
 READS: dict[str, Callable[..., Any]] = {
     "GetMemory": lambda m, **how: m.get("a", **how),
     "BatchGetMemories": lambda m, **how: m.get_many(["a"], **how),
     "ListMemories": lambda m, **how: [*m.list(**how)],
     "SearchMemories": lambda m, **how: m.search([1, 2], **how),
+    "GetMemoryStats": lambda m, **how: m.stats(**how),
+    "ListLinks": lambda m, **how: [*m.links("a", **how)],
     "GetNamespace": lambda m, **how: m.describe(**how),
 }
 METHODS = WRITES | READS
