@@ -12,7 +12,7 @@ class Exit(enum.IntEnum):
 
     OK = 0
     WRONG = 1
-    """The question was answered, and the answer is no: not healthy, not valid, not what was certified, lines refused."""
+    """The question was answered, and the answer is no: not healthy, not valid, not what it should be, lines refused."""
     USAGE = 2
     """The command line, the configuration or a local file is wrong; nothing was sent."""
     UNREACHABLE = 3
@@ -23,7 +23,7 @@ class Exit(enum.IntEnum):
 
 LIST = (
     (Exit.OK, "done; the answer is yes"),
-    (Exit.WRONG, "the answer is no: not healthy, not valid, not what was certified, lines refused"),
+    (Exit.WRONG, "the answer is no: not healthy, not valid, not what it should be, lines refused"),
     (Exit.USAGE, "the command line, the configuration or a local file is wrong"),
     (Exit.UNREACHABLE, "the server or its store cannot be reached just now"),
     (Exit.REFUSED, "the server refused: a conflict, something invalid or absent"),

@@ -1,17 +1,19 @@
-"""`sfm namespace create`, `list` and `describe`: namespaces as their memories make them."""
+"""`sfm namespace create`, `list`, `describe` and `delete`: namespaces as wholes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sfm_grpc.cli.connection import Connection, Json, connected
+from sfm_grpc.cli.exits import CommandError, Exit
 from sfm_grpc.cli.rho_history import NamespaceName
 
 if TYPE_CHECKING:
-    from sfm_grpc.client import Memories, NamespaceInfo
+    from sfm_grpc.client import ConfirmationRequired, DeletedNamespace, NamespaceInfo
 
 _PAGE_SIZE = 500
 
@@ -73,31 +75,22 @@ def describe(connection: Connection, *, ns: NamespaceName, as_json: Json = False
     from sfm_grpc.cli import output
 
     with connection.open() as client:
-        memories = client.namespace(ns).memories
-        info = memories.describe()
-        indexed = _indexed(memories, info)
+        info = client.namespace(ns).memories.describe()
     if as_json:
-        revision = indexed if isinstance(indexed, int) else None
-        output.print_json({"tenant": connection.tenant, **output.plain(info), "indexed_revision": revision})
+        output.print_json({"tenant": connection.tenant, **output.plain(info)})
         return
-    output.print_facts([("namespace", info.name), *_facts(info), ("index", _index(indexed, info))])
+    output.print_facts([("namespace", info.name), *_facts(info), ("index", _index(info)), *_refused(info)])
 
 
-def _indexed(memories: Memories, info: NamespaceInfo) -> int | str:
-    """How far the index is, as a search says; why nobody knows, if it cannot."""
-    from sfm_grpc.client import IndexUnavailable
-
-    try:
-        # Any vector will do. Without a dimension there is none yet, and nothing to index.
-        return memories.search([1.0] * info.dimension, 1).indexed_revision if info.dimension else info.revision
-    except IndexUnavailable as error:
-        return error.problem
-
-
-def _index(indexed: int | str, info: NamespaceInfo) -> str:
-    if isinstance(indexed, str):
-        return f"not available: {indexed}"
+def _index(info: NamespaceInfo) -> str:
+    indexed = info.indexed_revision or 0
     return "has every write" if indexed >= info.revision else f"has the writes up to revision {indexed}"
+
+
+def _refused(info: NamespaceInfo) -> Iterator[tuple[str, str]]:
+    """Memories that no search finds, a line each."""
+    for place, one in enumerate(info.refused):
+        yield "" if place else "refused", f"{one.key}, revision {one.revision}: {one.reason}"
 
 
 def _facts(info: NamespaceInfo) -> Iterator[tuple[str, Any]]:
@@ -114,3 +107,61 @@ def _facts(info: NamespaceInfo) -> Iterator[tuple[str, Any]]:
     yield "revision", info.revision
     yield "created", output.time_of(info.create_time)
     yield "written", output.time_of(info.update_time)
+
+
+# ---- delete ----------------------------------------------------------------------------------------------------------
+
+
+@connected
+def delete(
+    connection: Connection,
+    *,
+    ns: NamespaceName,
+    confirm: Annotated[
+        str, typer.Option(metavar="NAME", help="The namespace once more; default: it is asked for, on a terminal.")
+    ] = "",
+    if_revision: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only if its memories are at this revision (exit code 4 otherwise).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a namespace: its memories and links for good, its matrices by a commit.
+
+    It says first how much would go. Should it come into being again, its versions and revisions go on where they were.
+    """
+    from sfm_grpc.cli import output
+    from sfm_grpc.client import ConfirmationRequired
+
+    with connection.open() as client:
+        try:
+            done = client.delete_namespace(ns, confirm=confirm, if_revision=if_revision)
+        except ConfirmationRequired as required:
+            done = client.delete_namespace(ns, confirm=_typed(required, said=confirm), if_revision=if_revision)
+    if as_json:
+        output.print_json({"namespace": ns, "tenant": connection.tenant, **output.plain(done)})
+        return
+    print(f"{output.clean(ns)} is deleted{_where(done)}")
+
+
+def _typed(required: ConfirmationRequired, *, said: str) -> str:
+    """The name as a person types it once more. Raises CommandError where it is another, or there is nobody to ask."""
+    name = required.namespace
+    memories = f"{required.memories} memor{'y' if required.memories == 1 else 'ies'} of {name!r} for good"
+    matrices = f"{required.matrices} matri{'x' if required.matrices == 1 else 'ces'} by a commit"
+    told = f"this deletes {memories}, and {matrices}"
+    if said:
+        raise CommandError(f"--confirm {said!r} is not its name, and nothing was deleted; {told}", Exit.REFUSED)
+    if not sys.stdin.isatty():
+        raise CommandError(f"{told}: to have it so, say --confirm {name}", Exit.REFUSED)
+    from sfm_grpc.cli import output
+
+    output.say(told)
+    typed: str = typer.prompt("Type its name to have it so", err=True)
+    if typed != name:
+        raise CommandError("that is not its name; nothing was deleted", Exit.REFUSED)
+    return typed
+
+
+def _where(done: DeletedNamespace) -> str:
+    marks = [f"{what} {number}" for what, number in (("revision", done.revision), ("version", done.version)) if number]
+    return f" ({', '.join(marks)})" if marks else ""

@@ -162,6 +162,29 @@ def small(value: float) -> str:
 
 
 @contextmanager
+def phases() -> Iterator[Callable[[str, int, int], object]]:
+    """A bar on stderr for work that says what it does: phase, how much is done, of how much (0: unknown), if a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, count="")
+
+        def tell(phase: str, done: int, total: int) -> None:
+            bar.update(task, description=clean(phase), completed=done, total=total or None, count=_of(done, total))
+
+        yield tell
+
+
+def _of(done: int, total: int) -> str:
+    return f"{done}/{total}" if total else str(done)
+
+
+@contextmanager
 def progress(text: str, total: int) -> Iterator[Callable[[], object]]:
     """A bar on stderr while the work is under way, if a person is watching it."""
     if not sys.stderr.isatty():

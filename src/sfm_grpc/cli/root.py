@@ -11,9 +11,12 @@ import typer
 from sfm_grpc.cli import (
     cache,
     exits,
+    index,
     memory_bulk,
+    memory_links,
     memory_reads,
     memory_search,
+    memory_stats,
     memory_writes,
     namespace,
     rho_files,
@@ -43,10 +46,12 @@ app = typer.Typer(
 rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 memories = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 namespaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+indexes = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
-app.add_typer(memories, name="memory", help="Put, read, list, search, import, export, delete and undelete memories.")
-app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, and describe them.")
+app.add_typer(memories, name="memory", help="Put, read, list, search, count, link, import, export, delete and undelete memories.")
+app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, describe and delete them.")
+app.add_typer(indexes, name="index", help="Compare the vector index with the memories, and mend it.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
 
@@ -193,6 +198,16 @@ memories.command(
 )(memory_bulk.export)
 memories.command("undelete", epilog=epilog("Examples", "sfm memory undelete agent-7 tea coffee"))(memory_writes.undelete)
 memories.command("purge", epilog=epilog("Examples", "sfm memory purge agent-7 tea --yes"))(memory_writes.purge)
+memories.command(
+    "stats", epilog=epilog("Examples", "sfm memory stats agent-7", "sfm memory stats agent-7 --min-importance 0.5 --json")
+)(memory_stats.stats)
+memories.command("link", epilog=epilog("Examples", "sfm memory link agent-7 tea goes-with biscuits --weight 0.8"))(
+    memory_links.link
+)
+memories.command("unlink", epilog=epilog("Examples", "sfm memory unlink agent-7 tea goes-with biscuits"))(memory_links.unlink)
+memories.command(
+    "links", epilog=epilog("Examples", "sfm memory links agent-7 tea", "sfm memory links agent-7 biscuits --incoming --json")
+)(memory_links.links)
 
 namespaces.command(
     "create",
@@ -202,6 +217,15 @@ namespaces.command("list", epilog=epilog("Examples", "sfm namespace list", "sfm 
     namespace.list_namespaces
 )
 namespaces.command("describe", epilog=epilog("Examples", "sfm namespace describe agent-7"))(namespace.describe)
+namespaces.command(
+    "delete",
+    epilog=epilog("Examples", "sfm namespace delete agent-7", "sfm namespace delete agent-7 --confirm agent-7 --if-revision 12"),
+)(namespace.delete)
+
+indexes.command("verify", epilog=epilog("Examples", "sfm index verify agent-7 || sfm index repair agent-7"))(index.verify)
+indexes.command("repair", epilog=epilog("Examples", "sfm index repair agent-7", "sfm index repair agent-7 --rebuild --json"))(
+    index.repair
+)
 
 caches.command("status", epilog=epilog("Examples", "sfm cache status", "sfm cache status agent-7 --json"))(cache.status)
 caches.command("off", epilog=epilog("Examples", "sfm cache off agent-7", "sfm cache off --all"))(cache.off)
