@@ -101,7 +101,7 @@ async def test_it_takes_its_name_twice(server: Server, memories: Memories) -> No
         assert (caught.value.memories, caught.value.matrices, caught.value.revision) == (2, 0, 2)
     with pytest.raises(NotFound):
         await delete(memories.of("nothing"), confirm="")
-    with pytest.raises(VersionConflict):
+    with pytest.raises(VersionConflict, match="the memories of 'n' are at revision 2, not 1"):
         await delete(memories, if_revision=1)
     with pytest.raises(InvalidRequest, match="if_revision"):
         await delete(memories, if_revision=0)

@@ -19,7 +19,7 @@ class VersionConflict(SfmError):
     committer: str
     commit_time_us: int
     key: str = ""
-    """The memory; "": the namespace's version is meant."""
+    """The memory; "": the namespace's version is meant, or (`field` is `if_revision`) the revision of its memories."""
     field: str = ""
 
     def sentence(self) -> str:
@@ -28,6 +28,8 @@ class VersionConflict(SfmError):
             return (
                 f"memory {self.key!r} of {self.namespace!r} {now}, not revision {self.expected}; read it again and decide again"
             )
+        if self.field == "if_revision":
+            return f"the memories of {self.namespace!r} are at revision {self.current}, not {self.expected}; look again and decide again"
         if self.current == 0:
             return f"{self.namespace!r} was never committed to (version 0), not at version {self.expected}; commit with expected_version 0"
         by = f" by {self.committer!r}" if self.committer else ""
@@ -124,7 +126,9 @@ class ConfirmationRequired(SfmError):
     field: str = "confirm"
 
     def sentence(self) -> str:
+        memories = "1 memory" if self.memories == 1 else f"{self.memories} memories"
+        matrices = "1 matrix" if self.matrices == 1 else f"{self.matrices} matrices"
         return (
-            f"deleting {self.namespace!r} would delete {self.memories} memories for good (it is at revision {self.revision}) and "
-            f"{self.matrices} matrices (at version {self.version}); say its name once more in `confirm` to have it so"
+            f"deleting {self.namespace!r} would delete {memories} for good (it is at revision {self.revision}) and "
+            f"{matrices} (at version {self.version}); say its name once more in `confirm` to have it so"
         )
