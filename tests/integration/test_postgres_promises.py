@@ -146,8 +146,12 @@ async def test_a_user_who_may_only_read_is_refused_and_told_what_to_grant(postgr
     database = postgres_cluster().fresh(migrated)
     tables = [
         "event",
+        "index_seen",
         "memory",
+        "memory_dropped",
         "memory_index",
+        "memory_link",
+        "memory_refused",
         "memory_space",
         "namespace",
         "outbox",
