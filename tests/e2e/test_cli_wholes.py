@@ -40,7 +40,7 @@ def test_a_namespace_is_deleted_by_its_name_said_twice(sfm: Served, client: Clie
     assert "--confirm 'goner' is not its name, and nothing was deleted" in said
     assert told in said
     delete = ("namespace", "delete", "gone", "--confirm", "gone")
-    assert "is at version 2" in sfm.here(*delete, "--if-revision", "1", code=4).stderr
+    assert "are at revision 2, not 1" in sfm.here(*delete, "--if-revision", "1", code=4).stderr
     assert sfm.here(*delete, "--if-revision", "2").stdout == "gone is deleted (revision 3, version 2)\n"
     assert "does not exist" in sfm.here(*delete, code=4).stderr
     client.namespace("gone").memories.put("a", 0)
