@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sfm.v1 import memory_store_pb2
 
 from sfm_grpc.client import index_audit, links, namespaces
-from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportOptions, ExportProgress, Importing, ImportOptions, ImportReport
+from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportProgress, Importing, ImportOptions, ImportReport
 from sfm_grpc.client.bulk_lines import AsyncLineSource
 from sfm_grpc.client.index_audit import IndexReport, OnProgress
 from sfm_grpc.client.links import Link, LinkOptions, LinkReceipt
@@ -243,7 +243,7 @@ class AsyncMemories:
         with_vectors: bool = True,
         on_progress: Callable[[ExportProgress], object] | None = None,
         retry_s: float = RETRY_S,
-        **options: Unpack[ExportOptions],
+        **options: Unpack[FilterOptions],
     ) -> AsyncIterator[bytes]:
         """As `Memories.export_lines`: `async for line in memories.export_lines()`."""
         exporting = Exporting(self.namespace, with_vectors=with_vectors, on_progress=on_progress, retry_s=retry_s, **options)

@@ -12,8 +12,8 @@ from sfm.v1 import memory_store_pb2
 
 from sfm_grpc.client.bulk_lines import AsyncLineSource, Piece, Pieces
 from sfm_grpc.client.convert import believed
-from sfm_grpc.client.memory_convert import listing_of, sendable
-from sfm_grpc.client.memory_records import NumberRange, TimeRange
+from sfm_grpc.client.memory_convert import exporting_of, sendable
+from sfm_grpc.client.memory_records import FilterOptions
 from sfm_grpc.client.steps import Converse, Flow, Open, Pause, Receive, Run, Send, Stream
 from sfm_grpc.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, SfmError, UnexpectedStatus, Unreachable
 
@@ -86,17 +86,6 @@ class ImportOptions(TypedDict, total=False):
     validate_only: bool
     on_progress: Callable[[ImportReport], object] | None
     retry_s: float
-
-
-class ExportOptions(TypedDict, total=False):
-    """Which memories: each part that is set leaves fewer."""
-
-    key_prefix: str
-    memory_types: str | tuple[str, ...] | list[str]
-    importance: NumberRange
-    create_time: TimeRange
-    update_time: TimeRange
-    box: list[NumberRange] | tuple[NumberRange, ...]
 
 
 class _Patience:
@@ -264,14 +253,10 @@ class Exporting:
         with_vectors: bool,
         on_progress: Callable[[ExportProgress], object] | None,
         retry_s: float,
-        **options: Unpack[ExportOptions],
+        **options: Unpack[FilterOptions],
     ) -> None:
         """Raises InvalidRequest."""
-        with sendable("filter"):
-            chosen = listing_of(namespace, **options).filter
-            self._request = memory_store_pb2.ExportMemoriesRequest(
-                namespace=namespace, filter=chosen, without_vectors=not with_vectors
-            )
+        self._request = exporting_of(namespace, options, with_vectors=with_vectors)
         self._on_progress = on_progress
         self._patience = _Patience(retry_s)
         self._stream: Stream | None = None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sfm.v1 import memory_store_pb2
 
 from sfm_grpc.client import index_audit, links, namespaces
-from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportOptions, ExportProgress, Importing, ImportOptions, ImportReport
+from sfm_grpc.client.bulk import RETRY_S, Exporting, ExportProgress, Importing, ImportOptions, ImportReport
 from sfm_grpc.client.bulk_lines import LineSource
 from sfm_grpc.client.index_audit import IndexReport, OnProgress
 from sfm_grpc.client.links import Link, LinkOptions, LinkReceipt
@@ -307,7 +307,7 @@ class Memories:
         with_vectors: bool = True,
         on_progress: Callable[[ExportProgress], object] | None = None,
         retry_s: float = RETRY_S,
-        **options: Unpack[ExportOptions],
+        **options: Unpack[FilterOptions],
     ) -> Iterator[bytes]:
         """The memories that every option takes in (as in `list`), by key, each a line of JSON with its line feed.
 

@@ -235,6 +235,14 @@ def counting_of(namespace: str, chosen: FilterOptions) -> memory_store_pb2.GetMe
         return memory_store_pb2.GetMemoryStatsRequest(namespace=namespace, filter=_filter_of(chosen))
 
 
+def exporting_of(namespace: str, chosen: FilterOptions, *, with_vectors: bool) -> memory_store_pb2.ExportMemoriesRequest:
+    """An export from its beginning. Raises InvalidRequest."""
+    with sendable("filter"):
+        return memory_store_pb2.ExportMemoriesRequest(
+            namespace=namespace, filter=_filter_of(chosen), without_vectors=not with_vectors
+        )
+
+
 def _filter_of(options: FilterOptions) -> memory_pb2.MemoryFilter:
     chosen = memory_pb2.MemoryFilter(
         key_prefix=options.get("key_prefix", ""),

@@ -124,7 +124,7 @@ class PutOptions(WriteOptions, total=False):
 
 
 class FilterOptions(TypedDict, total=False):
-    """Which memories `list`, `page`, `search` and `stats` take in: each part that is set leaves fewer."""
+    """Which memories `list`, `page`, `search`, `stats` and `export_lines` take in: each part that is set leaves fewer."""
 
     key_prefix: str
     memory_types: str | Iterable[str]

@@ -11,15 +11,15 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.errors import IndexUnavailable, Overloaded, StoreUnavailable
 from sfm_grpc.metrics import IndexMetrics
 from sfm_grpc.model import Memory, Scope, Space
 from sfm_grpc.storage.contract import Store
+from sfm_grpc.storage.finishing import finished
 from sfm_grpc.storage.index_contract import DeadLetter, Progress
 from sfm_grpc.storage.vectors.contract import Field, IndexDamaged, Point, VectorIndex
 
@@ -167,7 +167,7 @@ class Indexer:
                 await self.advanced(_TURN_RETRY_S)
             yield None if indexed is None else Turn(field_of(scope, space), name, owner, indexed)
         finally:  # also where we gave up while we asked for it: nobody else's is over by that
-            await _finished(self._release(space.number, name, owner))
+            await finished(self._release(space.number, name, owner))
 
     async def _release(self, number: int, name: str, owner: str) -> None:
         with contextlib.suppress(StoreUnavailable, Overloaded):
@@ -250,16 +250,6 @@ class Indexer:
 
 def _an_owner() -> str:
     return secrets.token_hex(8)
-
-
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Waits until it is done, also where it is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def field_of(scope: Scope, space: Space) -> Field:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sfm_grpc.coordinator import events, names, pages
+from sfm_grpc.coordinator import names, pages
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.memories import MemoryMutation, MemoryRules
 from sfm_grpc.coordinator.pages import PageTokens
@@ -19,12 +19,9 @@ from sfm_grpc.model import (
     Link,
     LinkName,
     LinkQuery,
-    MemoryWrites,
     Outcome,
     PutLink,
-    RequestIdentity,
     Scope,
-    Transaction,
 )
 from sfm_grpc.storage.contract import Store
 
@@ -82,17 +79,8 @@ class LinkCoordinator:
     async def _commit(
         self, mutation: MemoryMutation, changes: Sequence[PutLink | DeleteLink], asked: Sequence[object]
     ) -> CommitResult:
-        now_us, digest = _now_us(), hashlib.sha256(repr(asked).encode()).digest()
-        transaction = Transaction.of_memories(
-            mutation.scope,
-            MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, mutation.scope, now_us)),
-            now_us,
-            request=RequestIdentity(mutation.method, mutation.request_id, digest) if mutation.request_id else None,
-            committer=mutation.committer,
-            deadline=mutation.deadline,
-            validate_only=mutation.validate_only,
-        )
-        return await self._commits.commit(transaction)
+        digest = hashlib.sha256(repr(asked).encode()).digest()
+        return await self._commits.commit(mutation.transaction(changes, digest, _now_us(), self._rules.node_id))
 
     async def page(self, asked: LinkListing) -> tuple[Sequence[Link], str]:
         """A page, and the token of the next. Raises InvalidRequest, LimitExceeded, NotFound, StoreUnavailable."""

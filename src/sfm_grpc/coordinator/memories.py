@@ -57,6 +57,18 @@ class MemoryMutation:
     deadline: float
     """On time.monotonic(): work that has not begun by then is not begun."""
 
+    def transaction(self, changes: Sequence[MemoryChange], digest: bytes, now_us: int, node_id: str) -> Transaction:
+        """The transaction of these changes; `digest` is of what was asked for, in the form that two requests are compared by."""
+        return Transaction.of_memories(
+            self.scope,
+            MemoryWrites(tuple(changes), events.memory_event(node_id, self.scope, now_us)),
+            now_us,
+            request=RequestIdentity(self.method, self.request_id, digest) if self.request_id else None,
+            committer=self.committer,
+            deadline=self.deadline,
+            validate_only=self.validate_only,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -122,18 +134,7 @@ class MemoryCoordinator:
         return await self._write(mutation, [PurgeMemory(key) for key in keys], _digest_of(keys), _now_us())
 
     async def _write(self, mutation: MemoryMutation, changes: Sequence[MemoryChange], digest: bytes, now_us: int) -> Written:
-        scope = mutation.scope
-        asked = RequestIdentity(mutation.method, mutation.request_id, digest) if mutation.request_id else None
-        transaction = Transaction.of_memories(
-            scope,
-            MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us)),
-            now_us,
-            request=asked,
-            committer=mutation.committer,
-            deadline=mutation.deadline,
-            validate_only=mutation.validate_only,
-        )
-        result = await self._commits.commit(transaction)
+        result = await self._commits.commit(mutation.transaction(changes, digest, now_us, self._rules.node_id))
         return Written(result.memories, result.replayed)
 
     # ---- reading

@@ -72,23 +72,29 @@ class NamespaceServicer:
     async def VerifyIndex(self, request: VerifyIndexRequest, context: Context) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """See memory_store.proto."""
         scope = scope_of(context, request.namespace)
-        async with contextlib.aclosing(_now_and_then(self._audit.verify(scope))) as told:
-            async for each in told:
-                if isinstance(each, Step):
-                    yield VerifyIndexResponse(progress=memory_convert.index_progress(each)).SerializeToString()
-                else:
-                    yield VerifyIndexResponse(report=memory_convert.index_report(each)).SerializeToString()
+        async with contextlib.aclosing(_messages(VerifyIndexResponse, self._audit.verify(scope))) as messages:
+            async for message in messages:
+                yield message
 
     async def RepairIndex(self, request: RepairIndexRequest, context: Context) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """See memory_store.proto."""
         scope = scope_of(context, request.namespace)
         work = self._audit.rebuild(scope) if request.rebuild else self._audit.verify(scope, mend=True)
-        async with contextlib.aclosing(_now_and_then(work)) as told:
-            async for each in told:
-                if isinstance(each, Step):
-                    yield RepairIndexResponse(progress=memory_convert.index_progress(each)).SerializeToString()
-                else:
-                    yield RepairIndexResponse(report=memory_convert.index_report(each)).SerializeToString()
+        async with contextlib.aclosing(_messages(RepairIndexResponse, work)) as messages:
+            async for message in messages:
+                yield message
+
+
+async def _messages(
+    kind: type[VerifyIndexResponse | RepairIndexResponse], work: AsyncGenerator[Step | Report, None]
+) -> AsyncGenerator[bytes, None]:
+    """What is told of a comparison, as answers."""
+    async with contextlib.aclosing(_now_and_then(work)) as told:
+        async for each in told:
+            if isinstance(each, Step):
+                yield kind(progress=memory_convert.index_progress(each)).SerializeToString()
+            else:
+                yield kind(report=memory_convert.index_report(each)).SerializeToString()
 
 
 async def _now_and_then(work: AsyncGenerator[Step | Report, None]) -> AsyncGenerator[Step | Report, None]:

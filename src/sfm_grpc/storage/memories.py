@@ -80,6 +80,20 @@ def decide(scope: Scope, changes: Sequence[MemoryChange], space: Space | None, h
     return decision.made()
 
 
+def created(scope: Scope, found: Space | None, dimension: int, distance: Distance, time_us: int) -> tuple[Space, bool]:
+    """What a namespace is once it was created, and whether it was there; `found` is its row, also of one that was dropped.
+
+    Raises AlreadyExists for one that has another dimension, or another distance.
+    """
+    before = found or EMPTY
+    if before.exists and (before.dimension, before.distance) == (dimension, distance):
+        return before, True
+    if before.dimension:
+        raise AlreadyExists(what="namespace", namespace=scope.namespace)
+    times = {"create_time_us": before.create_time_us or time_us, "update_time_us": before.update_time_us or time_us}
+    return replace(before, dimension=dimension, distance=distance, **times), before.exists
+
+
 def check_vector(put: PutMemory, vector: Buffer, scope: Scope, space: Space) -> Space:
     """The namespace, whose dimension the first vector fixes. Raises InvalidRequest for a vector that it does not take."""
     size, field = len(vector) // 4, f"{put.field}.memory.vector"

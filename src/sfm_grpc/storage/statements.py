@@ -8,10 +8,13 @@ from importlib import resources
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
-def load(package: str, file: str) -> dict[str, str]:
-    """The statements of `file` in `package`, by name."""
-    parts = _NAME.split(text(package, file))
-    return dict(zip(parts[1::2], (body.strip().rstrip(";") for body in parts[2::2]), strict=True))
+def load(package: str, file: str, **parts: str) -> dict[str, str]:
+    """The statements of `file` in `package`, by name. What is said of `parts` stands where a statement has its name in braces."""
+    found = text(package, file)
+    for name, part in parts.items():
+        found = found.replace(f"{{{name}}}", part)
+    pieces = _NAME.split(found)
+    return dict(zip(pieces[1::2], (body.strip().rstrip(";") for body in pieces[2::2]), strict=True))
 
 
 def text(package: str, file: str) -> str:

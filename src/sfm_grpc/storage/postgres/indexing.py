@@ -13,7 +13,7 @@ from sfm_grpc.storage.index_contract import DeadLetter, Dropped, Progress
 from sfm_grpc.storage.postgres.runs import Runs
 from sfm_grpc.storage.postgres.spaces import named
 
-SQL = {name: text.replace("{space}", memory_columns.SPACE) for name, text in statements.load(__package__, "indexing.sql").items()}
+SQL = statements.load(__package__, "indexing.sql", space=memory_columns.SPACE)
 
 
 class PostgresIndexing:

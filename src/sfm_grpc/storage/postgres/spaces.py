@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from psycopg import AsyncConnection
 
-from sfm_grpc.errors import AlreadyExists, NotFound
+from sfm_grpc.errors import NotFound
 from sfm_grpc.model import Distance, Scope, Space
 from sfm_grpc.storage import memories, memory_columns, statements
 
-SQL = {name: text.replace("{space}", memory_columns.SPACE) for name, text in statements.load(__package__, "spaces.sql").items()}
+SQL = statements.load(__package__, "spaces.sql", space=memory_columns.SPACE)
 
 _ROWS_AT_ONCE = 500
 
@@ -53,15 +52,10 @@ async def created(
         row = await (await connection.execute(SQL["lock_space"].encode(), named(scope), binary=True)).fetchone()
         assert row is not None, "it was there, or was made"
         found = memory_columns.space_from(row)
-        if (found.dimension, found.distance) == (dimension, distance) and found.exists:
-            return found, True
-        if found.dimension:
-            raise AlreadyExists(what="namespace", namespace=scope.namespace)
-        created_us = found.create_time_us or time_us
-        updated_us = found.update_time_us or time_us
-        made = replace(found, dimension=dimension, distance=distance, create_time_us=created_us, update_time_us=updated_us)
-        await advance(connection, made)
-        return made, found.exists
+        made, existed = memories.created(scope, found, dimension, distance, time_us)
+        if made != found:
+            await advance(connection, made)
+        return made, existed
 
 
 async def advance(connection: AsyncConnection, after: Space) -> None:

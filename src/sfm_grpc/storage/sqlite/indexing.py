@@ -12,8 +12,9 @@ from sfm_grpc.model import Distance, Memory, Scope
 from sfm_grpc.storage import memory_columns, statements
 from sfm_grpc.storage.index_contract import DeadLetter, Dropped, Progress
 from sfm_grpc.storage.sqlite.runs import Runs
+from sfm_grpc.storage.sqlite.spaces import named
 
-SQL = {name: text.replace("{space}", memory_columns.SPACE) for name, text in statements.load(__package__, "indexing.sql").items()}
+SQL = statements.load(__package__, "indexing.sql", space=memory_columns.SPACE)
 
 
 class SqliteIndexing:
@@ -41,7 +42,7 @@ class SqliteIndexing:
 
     async def progress(self, scope: Scope, index: str) -> Progress | None:
         """See the contract."""
-        asked = {"tenant": scope.tenant, "namespace": scope.namespace, "index": index}
+        asked = named(scope) | {"index": index}
         row = await self._read(lambda c: c.execute(SQL["find_progress"], asked).fetchone())
         return Progress(scope, memory_columns.space_from(row[1:]), row[0]) if row else None
 

@@ -69,7 +69,7 @@ class SqliteMemories:
     async def get(self, scope: Scope, keys: Collection[str], *, now_us: int, vectors: bool) -> Sequence[Memory]:
         """See the contract."""
         statement = SQL["get"].format(columns=memory_columns.columns(payloads=True, vectors=vectors))
-        asked = _named(scope) | {"keys": orjson.dumps(list(keys)).decode(), "now_us": now_us}
+        asked = spaces.named(scope) | {"keys": orjson.dumps(list(keys)).decode(), "now_us": now_us}
         return await self._read(lambda c: [memory_columns.memory_from(row) for row in c.execute(statement, asked)])
 
     async def page(self, scope: Scope, query: MemoryQuery) -> Sequence[Memory]:
@@ -175,7 +175,3 @@ def _write_end(connection: sqlite3.Connection, number: int, written: WriteMark |
     connection.execute(SQL[statement], values | {"delete_time_us": written.delete_time_us})
     if isinstance(written, WriteErase):
         links.cut(connection, number, written.key)
-
-
-def _named(scope: Scope) -> dict[str, object]:
-    return {"tenant": scope.tenant, "namespace": scope.namespace}

@@ -6,18 +6,18 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sfm_grpc.errors import AlreadyExists, NotFound
+from sfm_grpc.errors import NotFound
 from sfm_grpc.model import Distance, Scope, Space
 from sfm_grpc.storage import memories, memory_columns, statements
 
-SQL = {name: text.replace("{space}", memory_columns.SPACE) for name, text in statements.load(__package__, "spaces.sql").items()}
+SQL = statements.load(__package__, "spaces.sql", space=memory_columns.SPACE)
 
 _ROWS_AT_ONCE = 500
 
 
 def row(connection: sqlite3.Connection, scope: Scope) -> Space | None:
     """A namespace's row, also of one that was dropped."""
-    found = connection.execute(SQL["find_space"], _named(scope)).fetchone()
+    found = connection.execute(SQL["find_space"], named(scope)).fetchone()
     return memory_columns.space_from(found) if found else None
 
 
@@ -43,7 +43,7 @@ def listed(connection: sqlite3.Connection, tenant: str, after: str, limit: int) 
 
 def create(connection: sqlite3.Connection, scope: Scope, new: Space) -> int:
     """Makes a namespace's row; its number."""
-    values = _named(scope) | memory_columns.row_of(new)
+    values = named(scope) | memory_columns.row_of(new)
     number: int = connection.execute(SQL["create_space"], values).fetchone()[0]
     return number
 
@@ -51,16 +51,11 @@ def create(connection: sqlite3.Connection, scope: Scope, new: Space) -> int:
 def created(connection: sqlite3.Connection, scope: Scope, dimension: int, distance: Distance, time_us: int) -> tuple[Space, bool]:
     """`MemoryTables.create_space`. The connection is inside a write transaction."""
     found = row(connection, scope)
+    made, existed = memories.created(scope, found, dimension, distance, time_us)
     if found is None:
-        found = replace(memories.EMPTY, update_time_us=time_us)
-        found = replace(found, number=create(connection, scope, found))
-    elif (found.dimension, found.distance) == (dimension, distance) and found.exists:
-        return found, True
-    elif found.dimension:
-        raise AlreadyExists(what="namespace", namespace=scope.namespace)
-    existed = found.exists
-    made = replace(found, dimension=dimension, distance=distance, create_time_us=found.create_time_us or time_us)
-    advance(connection, made)
+        return replace(made, number=create(connection, scope, made)), existed
+    if made != found:
+        advance(connection, made)
     return made, existed
 
 
@@ -91,5 +86,6 @@ def clear_dropped(connection: sqlite3.Connection) -> int:
     return cleared
 
 
-def _named(scope: Scope) -> dict[str, object]:
+def named(scope: Scope) -> dict[str, object]:
+    """A namespace's name, as statements ask for it."""
     return {"tenant": scope.tenant, "namespace": scope.namespace}

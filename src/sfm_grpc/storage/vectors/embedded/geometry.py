@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Distance
+from sfm_grpc.storage.finishing import finished
 from sfm_grpc.storage.vectors.contract import IndexDamaged
 from sfm_grpc.storage.vectors.embedded import files
 from sfm_grpc.storage.vectors.embedded.engine import Engine
@@ -191,7 +192,7 @@ class Geometry:
             self._build_after = _now() + _RETRY_S
             _log.warning("%s: building graphs failed, searches go on without: %s", self._directory, error.problem)
         finally:
-            await _finished(self._tidy(live, fresh))
+            await finished(self._tidy(live, fresh))
         self._build_if_due()
 
     async def _pause(self) -> None:
@@ -212,7 +213,7 @@ class Geometry:
         if place != length:
             raise IndexUnavailable(problem="what was changed meanwhile could not be kept for it")
         await fresh.ask({"do": "flush"})
-        await _finished(_filed(self._directory, files.mark, fresh.directory))
+        await finished(_filed(self._directory, files.mark, fresh.directory))
         self._engine = fresh
 
     async def _tidy(self, live: Engine, fresh: Engine | None) -> None:
@@ -252,13 +253,3 @@ async def _filed(directory: Path, work: Callable[..., _T], *arguments: Path) -> 
         return await asyncio.to_thread(work, *arguments)
     except OSError as error:
         raise IndexUnavailable(problem=f"{directory}: {error.strerror} ({error.filename})") from error
-
-
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Waits until it is done, also where it is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
