@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ pytest_plugins = [
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell has it for what it runs in the background; the commands that tests interrupt would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if memory_is_plenty():  # what tests write is synced thousands of times, and outlives the processes that they kill
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     config.addinivalue_line("markers", "settings(**overrides): settings of the server that the test's fixtures start")
