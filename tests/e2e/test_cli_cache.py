@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,11 +39,14 @@ def states(served: Served, *more: str) -> dict[str, tuple[str, bool]]:
     return {n["namespace"]: (n["state"], n["held"]) for n in served.json("cache", "status", *more)["namespaces"]}
 
 
-def read(served: Served, *names: str) -> None:
-    """Whoever reads has the cache turned on."""
+def read(served: Served, *names: str, within_s: float = 0.0) -> None:
+    """Whoever reads has the cache turned on: a hundred times, and then for so long."""
+    end = time.monotonic() + within_s
     with Client(served.addresses["grpc"], cache_bytes_max=0) as client:
         for name in names:
-            for _ in range(100):
+            reads = 0
+            while reads < 100 or time.monotonic() < end:
+                reads += 1
                 client.namespace(name).read()
                 if client.cache_page(name).namespaces[0].state == "on":
                     break
@@ -68,7 +72,7 @@ def test_off_drains_and_lasts_until_on(served: Served) -> None:
         client.namespace("a").commit({"rho": density(8, seed=2)}, expected_version=1)
     assert states(served)["a"] == ("drained", True)
     served.here("cache", "on", "a")
-    read(served, "a")
+    read(served, "a", within_s=10)  # what was turned on lately is turned on again two seconds after that, not sooner
     assert states(served)["a"] == ("on", False)
     assert served.here("cache", "off", "--all").stdout == "the cache of 2 namespaces is off and drained\n"
     assert states(served) == {"a": ("drained", True), "b": ("drained", True)}
