@@ -228,6 +228,30 @@ async def test_a_server_that_stops_sends_its_streams_elsewhere_at_once(spawn: Sp
     assert "Traceback" not in server.log
 
 
+async def test_an_answer_on_its_way_is_not_cut_when_the_server_stops(server: Server) -> None:
+    """Its caller has it already where gRPC has not yet said so, and would then not be told why the stream ends."""
+    guard, writing, taken = server.app._guard, asyncio.Event(), asyncio.Event()
+
+    async def answers(_request: bytes, _context: object) -> AsyncIterator[bytes]:
+        yield b"answer"
+        await asyncio.Event().wait()
+
+    class Slow:
+        async def write(self, _answer: bytes) -> None:
+            writing.set()
+            await taken.wait()
+
+    answering = guard._streamed(grpc.unary_stream_rpc_method_handler(answers))
+    stream = asyncio.create_task(answering(b"", Slow()))
+    await writing.wait()
+    guard.end_streams()
+    await asyncio.sleep(0.05)
+    assert not stream.done()
+    taken.set()
+    with pytest.raises(Draining):
+        await stream
+
+
 @pytest.mark.settings(deadline_default_ms=100, concurrent_rpcs_max=1, **WITH_HTTP)
 async def test_streams_have_no_default_deadline_and_leave_room_for_calls(server: Server) -> None:
     await seed(server.rho)

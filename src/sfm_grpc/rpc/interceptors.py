@@ -177,20 +177,9 @@ class CallGuard(ServerInterceptor):
         inner: Callable[[bytes, Context], AsyncGenerator[bytes, None]] = handler.unary_stream  # type: ignore[assignment]
 
         async def streamed(request: bytes, context: Context) -> None:
-            if self._draining:
-                raise Draining
-            try:
-                async with asyncio.timeout(None) as end, contextlib.aclosing(inner(request, context)) as answers:
-                    self._streams.add(end)
-                    try:
-                        async for answer in answers:
-                            await context.write(self._sendable(answer))
-                    finally:
-                        self._streams.discard(end)
-            except TimeoutError:
-                if end.expired():
-                    raise Draining from None
-                raise
+            async with contextlib.aclosing(inner(request, context)) as answers:
+                while (answer := await self._next_unless_draining(answers)) is not None:
+                    await context.write(self._sendable(answer))
 
         return streamed
 
@@ -206,21 +195,27 @@ class CallGuard(ServerInterceptor):
         return conversing
 
     async def _until_draining(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        while True:
-            if self._draining:
-                raise Draining
-            try:
-                async with asyncio.timeout(None) as end:
-                    self._streams.add(end)
-                    try:
-                        request = await anext(requests, None)
-                    finally:
-                        self._streams.discard(end)
-            except TimeoutError:
-                raise Draining from None
-            if request is None:
-                return
+        while (request := await self._next_unless_draining(requests)) is not None:
             yield request
+
+    async def _next_unless_draining(self, stream: AsyncIterator[bytes]) -> bytes | None:
+        """The next of a stream; None: it has ended. Raises Draining as soon as the server is about to stop.
+
+        Only this is given up then: an answer that is on its way is not cut, or its caller would be told nothing of why.
+        """
+        if self._draining:
+            raise Draining
+        try:
+            async with asyncio.timeout(None) as end:
+                self._streams.add(end)
+                try:
+                    return await anext(stream, None)
+                finally:
+                    self._streams.discard(end)
+        except TimeoutError:
+            if end.expired():
+                raise Draining from None
+            raise
 
     def _refusing(self, method: str) -> Handler:
         """Refuses without receiving the request, at half of what refusing it in `guarded` would cost."""
