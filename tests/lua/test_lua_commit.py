@@ -16,7 +16,7 @@ from tests.lua.conftest import MakeCache
 from tests.support.services.redis_process import RunningRedis
 
 N = Scope("default", "n")
-WRITERS, COMMITS, READERS, KEYS = 6, 40, 3, 20
+WRITERS, COMMITS, READERS, KEYS = 6, 80, 3, 20
 
 
 @dataclass
