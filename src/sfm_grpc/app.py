@@ -40,6 +40,7 @@ from sfm_grpc.coordinator.search import MemorySearch
 from sfm_grpc.coordinator.sent import AdmissionRules
 from sfm_grpc.coordinator.sent_memories import MemoryBounds
 from sfm_grpc.coordinator.watches import Watches
+from sfm_grpc.density import cholesky
 from sfm_grpc.density.admission import Bounds
 from sfm_grpc.http import routes
 from sfm_grpc.http.server import HttpServer
@@ -170,7 +171,7 @@ class App:
 
     async def _open(self) -> None:
         allocator.keep_large_blocks()
-        self._stack.enter_context(threadpool_limits(1, user_api="blas"))
+        self._one_core_each()
         self._stack.callback(self._threads.shutdown)
         self._stack.callback(self._slow_threads.shutdown)
         self._stack.push_async_callback(self.store.close)
@@ -195,6 +196,7 @@ class App:
         self._spawn(self.watches.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._load.watch(self._received))
+        self._spawn(self._load_lapack())
         await self._probe.set_rho(self.rho_health.ok)
         await self._probe.set_started()
         await self._tell_ready(await self.presence.look())
@@ -255,6 +257,15 @@ class App:
         await self._server.stop(max(0.0, end - time.monotonic()))
 
     # ---- background
+
+    async def _load_lapack(self) -> None:
+        """Before the first matrix comes, where it does not come at once."""
+        await asyncio.to_thread(cholesky.load)
+        self._one_core_each()
+
+    def _one_core_each(self) -> None:
+        """Of the BLAS that are loaded by now: admission has threads of its own."""
+        self._stack.enter_context(threadpool_limits(1, user_api="blas"))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

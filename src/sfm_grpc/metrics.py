@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from sfm_grpc.errors import Overloaded, SfmError
 
 # Seconds. The latency guard's bound, 60 ms, is an edge.
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BYTES = tuple(float(1 << p) for p in range(12, 28, 2))
 _STEPS = tuple(10.0**p for p in range(-9, 1))
 

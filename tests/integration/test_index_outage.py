@@ -191,6 +191,7 @@ async def test_a_step_ends_before_the_turn_does(
 ) -> None:
     """However long a call may take: by then another server may feed what is newer."""
     monkeypatch.setattr(indexing, "_STEP_S", 0.2)
+    monkeypatch.setattr(indexing, "_CHECK_S", 3600)  # it would wait as long as a call may take
     patient = told(proxy.url(qdrant_service.url)).model_copy(update={"qdrant_timeout_ms": 60_000})
     server = await serve(patient)
     memories = Memories(server.channel)

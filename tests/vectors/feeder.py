@@ -9,6 +9,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from msgspec import structs
+
 from sfm_grpc.storage.vectors.contract import Point
 from sfm_grpc.storage.vectors.edge import EdgeIndex
 from tests.vectors.given import a_field, some_points
@@ -18,10 +20,7 @@ FIELD = a_field("fed", dimension=32)
 
 def batch(number: int, size: int) -> list[Point]:
     """The points of a batch: the same whenever they are asked for."""
-    return [
-        type(point)(f"{number}/{point.key}", *(getattr(point, name) for name in Point.__slots__ if name != "key"))
-        for point in some_points(size, 32, seed=number)
-    ]
+    return [structs.replace(point, key=f"{number}/{point.key}") for point in some_points(size, 32, seed=number)]
 
 
 async def main(directory: str, size: str, graph_points_min: str) -> None:

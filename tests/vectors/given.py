@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec import structs
 
 from sfm_grpc.model import Between, Distance, MemoryFilter, Scope
 from sfm_grpc.storage.vectors.contract import Field, Hit, Point, VectorIndex
@@ -36,7 +37,7 @@ def a_point(key: str, vector: Vectors | None = None, **told: object) -> Point:
     """A point with a vector of its own, and what is told of it."""
     numbers = vectors(1, seed=sum(key.encode()))[0] if vector is None else vector
     usual = Point(key, 1, numbers.astype("<f4").tobytes(), "fact", 0.5, (), NOW_US - 10, NOW_US - 5, 0)
-    return replace(usual, **told)  # type: ignore[arg-type]
+    return structs.replace(usual, **told)  # type: ignore[arg-type]
 
 
 def some_points(count: int, dimension: int = 8, *, seed: int = 7) -> list[Point]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.storage.vectors.contract import VectorIndex
@@ -164,7 +164,7 @@ async def test_vectors_may_be_views_of_something_larger(index: VectorIndex) -> N
     block = vectors(3)
     views = memoryview(block.tobytes())
     points = [a_point(f"k{i}", revision=i + 1) for i in range(3)]
-    given = [replace(point, vector=views[32 * i : 32 * (i + 1)]) for i, point in enumerate(points)]
+    given = [structs.replace(point, vector=views[32 * i : 32 * (i + 1)]) for i, point in enumerate(points)]
     await index.apply(FIELD, given, [])
     for i, vector in enumerate(block):
         assert (await found(index, FIELD, by=vector, limit=1))[0].key == f"k{i}"

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from msgspec import Struct
+
 # Without a terminal nothing is wrapped: whoever reads it splits lines, not cells.
 _WIDTH_UNLIMITED = 10_000
 _WRAPPED_WIDTH_MIN = 24
@@ -25,6 +27,8 @@ def plain(value: object) -> Any:
         return [plain(v) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     return _plain_scalar(value)
 
 

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Unpack
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
@@ -59,7 +60,9 @@ _PARTS = ("payload", "memory_type", "importance", "coordinates", "vector", "ttl_
 _PATHS = {"payload": "payload_json", "ttl_s": "expiry", "expire_time": "expiry"}
 # The longest that a Duration means, ten thousand years.
 _DURATION_MAX_S = 315_576_000_000
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_encode = msgspec.json.Encoder().encode
+# Eight times slower, and knows an infinity from None.
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
 
 
 @contextmanager
@@ -108,42 +111,54 @@ def _change(item: MemoryPut | MemoryUpdate | MemoryDelete, field: str) -> memory
 
 def put_of(item: MemoryPut | MemoryUpdate, field: str, row: Array | None = None) -> memory_pb2.MemoryPut:
     """One put, its vector `row` where one is given; `field` is its place in the request. Raises InvalidRequest."""
-    said = {part: value for part in _PARTS if (value := getattr(item, part)) is not KEEP}
-    if row is not None:
-        said["vector"] = row
-    put = memory_pb2.MemoryPut(memory=_memory(item.key, said, f"{field}.memory"))
-    with sendable(f"{field}.if_revision"):
+    place = "memory"  # where we are in it, once something cannot be sent: a context manager for each part costs more than they do
+    put = memory_pb2.MemoryPut()
+    try:
+        memory = put.memory
+        memory.key = item.key
+        if item.memory_type is not KEEP:
+            memory.memory_type = item.memory_type
+        if item.coordinates and item.coordinates is not KEEP:
+            memory.coordinates.extend(item.coordinates)
+        if item.importance is not KEEP:
+            memory.importance = item.importance
+        if item.payload is not KEEP:
+            place = "memory.payload_json"
+            memory.payload_json = payload_json_of(item.payload, f"{field}.memory.payload_json")
+        vector = item.vector if row is None else row
+        if vector is not None and vector is not KEEP:
+            memory.vector.data = _floats(vector, f"{field}.memory.vector", (None,)).tobytes()
+        _set_expiry(memory, item, f"{field}.memory")
+        place = "if_revision"
         if isinstance(item, MemoryUpdate):
-            paths = dict.fromkeys(_PATHS.get(part, part) for part in said)
-            put.update_mask.CopyFrom(FieldMask(paths=paths))
+            put.update_mask.CopyFrom(FieldMask(paths=_paths(item, row)))
         elif item.create_only:
             put.create_only = True
             if item.if_revision is not None:
-                raise InvalidRequest(
-                    field=f"{field}.if_revision", problem="cannot be so with create_only: a key is absent or is not"
-                )
+                problem = "cannot be so with create_only: a key is absent or is not"
+                raise InvalidRequest(field=f"{field}.if_revision", problem=problem)
         if item.if_revision is not None:
             put.if_revision = item.if_revision
+    except (ValueError, OverflowError) as error:  # as in `sendable`
+        raise InvalidRequest(field=f"{field}.{place}", problem=str(error)) from None
     return put
 
 
-def _memory(key: str, said: Mapping[str, Any], field: str) -> memory_pb2.Memory:
-    with sendable(field):
-        memory = memory_pb2.Memory(key=key, memory_type=said.get("memory_type", ""), coordinates=said.get("coordinates"))
-        memory.importance = said.get("importance", 0.0)
-    if "payload" in said:
-        with sendable(f"{field}.payload_json"):
-            memory.payload_json = payload_json_of(said["payload"], f"{field}.payload_json")
-    if (vector := said.get("vector")) is not None:
-        memory.vector.data = _floats(vector, f"{field}.vector", (None,)).tobytes()
-    ttl_s, expire_time = said.get("ttl_s"), said.get("expire_time")
+def _paths(item: MemoryUpdate, row: Array | None) -> Iterable[str]:
+    """What an update sets, each once."""
+    said = [part for part in _PARTS if getattr(item, part) is not KEEP or (part == "vector" and row is not None)]
+    return dict.fromkeys(_PATHS.get(part, part) for part in said)
+
+
+def _set_expiry(memory: memory_pb2.Memory, item: MemoryPut | MemoryUpdate, field: str) -> None:
+    ttl_s = None if item.ttl_s is KEEP else item.ttl_s
+    expire_time = None if item.expire_time is KEEP else item.expire_time
     if ttl_s is not None and expire_time is not None:
         raise InvalidRequest(field=f"{field}.expiry", problem="is said twice: say ttl_s or expire_time")
     if ttl_s is not None:
         memory.ttl.CopyFrom(duration_of(ttl_s, f"{field}.ttl"))
     if expire_time is not None:
         memory.expire_time.CopyFrom(_timestamp(expire_time, f"{field}.expire_time"))
-    return memory
 
 
 def payload_json_of(payload: object, field: str) -> str:
@@ -151,7 +166,13 @@ def payload_json_of(payload: object, field: str) -> str:
     if isinstance(payload, RawJson):
         return payload.text
     try:
-        return _JSON.encode(payload)
+        text = _encode(payload)
+        if b"null" not in text:  # as NaN is written: where it may be one, it is looked at more closely
+            return text.decode()
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        pass  # a subclass of float, half a surrogate pair: known below, or refused there
+    try:
+        return _STRICT.encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         # ValueError: NaN, an infinity, something that contains itself.
         raise InvalidRequest(field=field, problem=f"cannot be written as JSON: {error}") from None

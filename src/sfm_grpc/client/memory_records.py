@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from sfm_grpc.client.records import Array, moment
 
@@ -23,6 +25,7 @@ TimeRange: TypeAlias = tuple[Time | None, Time | None]
 OutcomeName: TypeAlias = Literal["created", "updated", "deleted", "undeleted", "purged", "unchanged", "unknown"]
 OrderName: TypeAlias = Literal["key", "create_time", "update_time", "importance"]
 
+_parsed = msgspec.json.Decoder().decode
 _LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 
@@ -49,15 +52,16 @@ class RawJson:
     text: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MemoryPut:
-    """A whole memory to put: what is not said here, it does not have afterwards."""
-
+class _Put(Struct, frozen=True, eq=False):
     key: str
     """1 to 256 bytes of UTF-8 without control characters."""
     payload: object
-    """What the module `json` can write (no NaN, no infinity), or RawJson."""
-    _: KW_ONLY
+    """What JSON knows (no NaN, no infinity) or msgspec writes as JSON, or RawJson."""
+
+
+class MemoryPut(_Put, frozen=True, eq=False, kw_only=True):
+    """A whole memory to put: what is not said here, it does not have afterwards."""
+
     memory_type: str = ""
     importance: float = 0.0
     coordinates: Iterable[float] | None = ()
@@ -74,15 +78,17 @@ class MemoryPut:
 
     def __post_init__(self) -> None:
         # What can be iterated once only would not be there any more when the same put is sent again.
-        object.__setattr__(self, "coordinates", () if self.coordinates is None else tuple(self.coordinates))
+        if type(self.coordinates) is not tuple:
+            force_setattr(self, "coordinates", () if self.coordinates is None else tuple(self.coordinates))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MemoryUpdate:
+class _Update(Struct, frozen=True, eq=False):
+    key: str
+
+
+class MemoryUpdate(_Update, frozen=True, eq=False, kw_only=True):
     """Some parts of a memory that exists; the rest stays as it is. None takes vector, coordinates or expiry away."""
 
-    key: str
-    _: KW_ONLY
     payload: object = KEEP
     """As in MemoryPut; None is JSON's null."""
     memory_type: str | Keep = KEEP
@@ -96,7 +102,7 @@ class MemoryUpdate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.coordinates, Keep):
-            object.__setattr__(self, "coordinates", () if self.coordinates is None else tuple(self.coordinates))
+            force_setattr(self, "coordinates", () if self.coordinates is None else tuple(self.coordinates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +156,7 @@ class ListOptions(FilterOptions, total=False):
 # ---- what is answered ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class MemoryRecord:
+class MemoryRecord(Struct, frozen=True, eq=False, dict=True):
     """One memory as it is kept."""
 
     key: str
@@ -176,7 +181,7 @@ class MemoryRecord:
         """The payload as Python has it, parsed when it is first asked for. Raises LookupError where it was not asked for."""
         if not self.payload_json:
             raise LookupError(f"{self.key!r} was listed without its payload: get() brings it")
-        return json.loads(self.payload_json)
+        return _parsed(self.payload_json)
 
     @property
     def expire_time(self) -> datetime | None:
@@ -296,8 +301,7 @@ class MemoryTypeStats:
     """When one was written last."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryReceipt:
+class MemoryReceipt(Struct, frozen=True):
     """What became of one change; of a validation, what would have."""
 
     key: str

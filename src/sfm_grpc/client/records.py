@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@functools.lru_cache(maxsize=256)  # what is written at once has one time
 def moment(time_us: int) -> datetime:
     """Microseconds since the Unix epoch as an aware datetime, exactly."""
     return _EPOCH + timedelta(microseconds=time_us)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
 
@@ -212,12 +212,13 @@ class _Batches:
             if text.isspace():
                 continue
             try:
-                put = sent_memories.checked(memory_lines.read(text, told.through_line, self._bounds), self._bounds, now_us)
+                sent = memory_lines.read(text, told.through_line, self._bounds)
+                put = sent_memories.checked(sent, self._bounds, now_us, if_absent=self._asked.create_only)
                 self._check_vector(put)
             except (InvalidRequest, LimitExceeded) as error:
                 told.refuse(memory_lines.refusal(error, text))
             else:
-                puts.append(replace(put, if_absent=True) if self._asked.create_only else put)
+                puts.append(put)
         return _Batch(list(_each_key_once(puts)), told, self._reader.tell() >= self._size)
 
     def fits(self, put: PutMemory, told: Acknowledged) -> bool:

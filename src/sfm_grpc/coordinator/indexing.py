@@ -65,6 +65,8 @@ class Indexer:
         self._advanced = asyncio.Event()
         self._opened = False
         self._checked_s = self._kept_s = -_KEEP_S
+        self._kept = ""
+        """Which index was said to be there."""
         self._component = Component(index.name, ok=False, detail="not opened yet", needed=False)
 
     def component(self) -> Component:
@@ -110,9 +112,10 @@ class Indexer:
         if not self._component.ok or now_s - self._checked_s >= _CHECK_S:
             self._set(ok=True, detail=await self._index.check())
             self._checked_s = now_s
-        if now_s - self._kept_s >= _KEEP_S:
-            await self._store.indexing.keep(self._index.identity, lost_after_s=_LOST_AFTER_S)
-            self._kept_s = now_s
+        if now_s - self._kept_s >= _KEEP_S or self._index.identity != self._kept:
+            identity = self._index.identity
+            await self._store.indexing.keep(identity, lost_after_s=_LOST_AFTER_S)
+            self._kept, self._kept_s = identity, now_s
         self._written.clear()
         found = await self._store.indexing.behind(self._index.identity, _NAMESPACES_AT_ONCE)
         self._metrics.behind.set(sum(each.space.revision - each.indexed for each in found))

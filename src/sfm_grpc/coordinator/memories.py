@@ -109,8 +109,7 @@ class MemoryCoordinator:
         """
         self._check_mutation(mutation)
         now_us = _now_us()
-        fields = [f"{each.field}.memory.key" for each in sent]
-        changes, content = await sent_memories.examined(sent, fields, "puts", self._rules.bounds, now_us)
+        changes, content = await sent_memories.examined(sent, "puts", self._rules.bounds, now_us)
         return await self._write(mutation, changes, _digest_of(content), now_us)
 
     async def delete(self, mutation: MemoryMutation, keys: Sequence[str], if_revision: int | None = None) -> Written:
@@ -194,8 +193,7 @@ class MemoryCoordinator:
         self._check_each(keys)
 
     def _check_each(self, keys: Sequence[str]) -> None:
-        fields = [f"keys[{place}]" for place in range(len(keys))]
-        sent_memories.check_keys(keys, fields, "keys", self._rules.bounds.batch_max)
+        sent_memories.check_keys(keys, "keys", self._rules.bounds.batch_max)
 
 
 def check_filter(chosen: MemoryFilter) -> None:

@@ -11,18 +11,21 @@ NAME_BYTES_MAX = 256
 REQUEST_ID_BYTES_MAX = 64
 
 
-def check_name(name: str, field: str) -> None:
-    """A namespace, tenant or key: 1 to 256 bytes of UTF-8 without control characters. Raises InvalidRequest."""
+def check_name(name: str, *place: str) -> None:
+    """A namespace, tenant or key: 1 to 256 bytes of UTF-8 without control characters. Raises InvalidRequest.
+
+    `place`: the parts that its field's name is put together of, once it is needed.
+    """
     if 0 < len(name) <= NAME_BYTES_MAX and name.isascii() and name.isprintable():
         return  # nearly every name
-    size = len(name.encode())
+    field, size = "".join(place), len(name.encode())
     if size == 0:
         raise InvalidRequest(field=field, problem="is required")
     if size > NAME_BYTES_MAX:
         raise InvalidRequest(field=field, problem=f"has {size} bytes, at most {NAME_BYTES_MAX} are allowed")
-    for place, character in enumerate(name):
+    for position, character in enumerate(name):
         if unicodedata.category(character) == "Cc":
-            raise InvalidRequest(field=field, problem=f"has the control character U+{ord(character):04X} at position {place}")
+            raise InvalidRequest(field=field, problem=f"has the control character U+{ord(character):04X} at position {position}")
 
 
 def check_keys(keys: Sequence[str], keys_max: int) -> None:
@@ -30,7 +33,7 @@ def check_keys(keys: Sequence[str], keys_max: int) -> None:
     if len(keys) > keys_max:
         raise LimitExceeded(limit="keys_per_namespace_max", value=len(keys), maximum=keys_max, field="keys")
     for place, key in enumerate(keys):
-        check_name(key, f"keys[{place}]")
+        check_name(key, "keys", f"[{place}]")
     if len(set(keys)) < len(keys):
         raise InvalidRequest(field="keys", problem="names a key twice")
 

@@ -50,7 +50,6 @@ from sfm_grpc.storage.contract import Store, VersionPage
 from sfm_grpc.storage.leases import Planted
 
 _LAST_VALID_PAGE = 20
-_KEY_OF: Mapping[type, str] = {SentMemory: "put.memory.key", DeleteMemory: "delete_key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +188,7 @@ class RhoCoordinator:
         """What a commit writes of memories (None: nothing), and what was asked for. Raises InvalidRequest, LimitExceeded."""
         if not memories:
             return None, []
-        fields = [f"memories[{place}].{_KEY_OF[type(each)]}" for place, each in enumerate(memories)]
-        changes, content = await sent_memories.examined(memories, fields, "memories", self._rules.memories, now_us)
+        changes, content = await sent_memories.examined(memories, "memories", self._rules.memories, now_us)
         return MemoryWrites(tuple(changes), events.memory_event(self._rules.node_id, scope, now_us)), content
 
     async def _announce(self, method: str, mutation: Mutation, expected: int) -> Planted | None:

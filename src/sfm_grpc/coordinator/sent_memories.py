@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import orjson
+from msgspec import Struct
 
 from sfm_grpc.coordinator import names
 from sfm_grpc.errors import InvalidRequest, LimitExceeded
@@ -42,8 +43,7 @@ class MemoryBounds:
     vector_dimension_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class SentMemory:
+class SentMemory(Struct, frozen=True):
     """A memory to put, as it was sent."""
 
     field: str
@@ -70,15 +70,15 @@ class SentMemory:
 
 
 async def examined(
-    sent: Sequence[SentMemory | DeleteMemory], fields: Sequence[str], field: str, rules: MemoryBounds, now_us: int
+    sent: Sequence[SentMemory | DeleteMemory], field: str, rules: MemoryBounds, now_us: int
 ) -> tuple[list[MemoryChange], list[object]]:
-    """The changes, and what was asked for in the form that two requests are compared by; `fields` say where each key stands.
+    """The changes, and what was asked for in the form that two requests are compared by; `field` is where they stand.
 
     Raises InvalidRequest, LimitExceeded.
     """
 
     def look() -> tuple[list[MemoryChange], list[object]]:
-        check_keys([each.key for each in sent], fields, field, rules.batch_max)
+        _check_count(len(sent), field, rules.batch_max)
         changes: list[MemoryChange] = []
         content: list[object] = []
         for each in sent:
@@ -87,69 +87,88 @@ async def examined(
                 changes.append(put)
                 content.append(each.content(put.digest))
             else:
+                names.check_name(each.key, each.field)
                 changes.append(each)
                 content.append(["delete", each.key])
+        _check_each_once([each.key for each in sent], lambda place: _key_field(sent[place]))
         return changes, content
 
     large = sum(len(s.payload_json) + len(s.vector or b"") for s in sent if isinstance(s, SentMemory)) >= _LARGE_BYTES
     return await asyncio.to_thread(look) if large else look()
 
 
-def check_keys(keys: Sequence[str], fields: Sequence[str], field: str, batch_max: int) -> None:
-    """Names, each once, some, and not too many. Raises InvalidRequest, LimitExceeded."""
-    if not keys:
+def check_keys(keys: Sequence[str], field: str, batch_max: int) -> None:
+    """Names, each once, some, and not too many; `field` is where they stand. Raises InvalidRequest, LimitExceeded."""
+    _check_count(len(keys), field, batch_max)
+    for place, key in enumerate(keys):
+        names.check_name(key, field, f"[{place}]")
+    _check_each_once(keys, lambda place: f"{field}[{place}]")
+
+
+def _check_count(count: int, field: str, batch_max: int) -> None:
+    if not count:
         raise InvalidRequest(field=field, problem="is empty")
-    if len(keys) > batch_max:
-        raise LimitExceeded(limit="batch_max", value=len(keys), maximum=batch_max, field=field)
-    seen: dict[str, str] = {}
-    for key, place in zip(keys, fields, strict=True):
-        names.check_name(key, place)
+    if count > batch_max:
+        raise LimitExceeded(limit="batch_max", value=count, maximum=batch_max, field=field)
+
+
+def _check_each_once(keys: Sequence[str], field_of: Callable[[int], str]) -> None:
+    """`field_of` says where a key stands, by its place."""
+    if len(set(keys)) == len(keys):
+        return
+    seen: dict[str, int] = {}
+    for place, key in enumerate(keys):
         if key in seen:
-            raise InvalidRequest(field=place, problem=f"is {key!r}, as {seen[key]} is: each key may be there once")
+            problem = f"is {key!r}, as {field_of(seen[key])} is: each key may be there once"
+            raise InvalidRequest(field=field_of(place), problem=problem)
         seen[key] = place
 
 
-def checked(sent: SentMemory, bounds: MemoryBounds, now_us: int) -> PutMemory:
-    """The change. Raises InvalidRequest, LimitExceeded."""
-    memory = f"{sent.field}.memory"
-    names.check_name(sent.key, f"{memory}.key")
-    parts = _parts(sent)
-    payload = b""
-    if parts == Part.ALL or Part.PAYLOAD in parts:
-        payload = _payload(sent.payload_json, f"{memory}.payload_json", bounds)
+def _key_field(change: SentMemory | DeleteMemory) -> str:
+    return f"{change.field}.memory.key" if isinstance(change, SentMemory) else change.field
+
+
+def checked(sent: SentMemory, bounds: MemoryBounds, now_us: int, *, if_absent: bool = False) -> PutMemory:
+    """The change. Where a field is named, its name is put together once it is wrong. Raises InvalidRequest, LimitExceeded."""
+    names.check_name(sent.key, sent.field, ".memory.key")
+    parts = Part.ALL if sent.mask is None else _parts(sent, sent.mask)
+    payload = digest = b""
+    if sent.mask is None or Part.PAYLOAD in parts:
+        payload = _payload(sent, bounds)
+        digest = hashlib.sha256(payload).digest()
     if sent.memory_type:
-        names.check_name(sent.memory_type, f"{memory}.memory_type")
+        names.check_name(sent.memory_type, sent.field, ".memory.memory_type")
     if not math.isfinite(sent.importance):
-        raise InvalidRequest(field=f"{memory}.importance", problem=f"is {sent.importance}; it must be finite")
-    _check_coordinates(sent.coordinates, f"{memory}.coordinates")
+        raise InvalidRequest(field=f"{sent.field}.memory.importance", problem=f"is {sent.importance}; it must be finite")
+    if sent.coordinates:
+        _check_coordinates(sent.coordinates, f"{sent.field}.memory.coordinates")
     if sent.vector is not None:
-        _check_vector(sent.vector, f"{memory}.vector", bounds)
+        _check_vector(sent.vector, f"{sent.field}.memory.vector", bounds)
     if sent.if_revision is not None and sent.if_revision < 1:
         problem = f"is {sent.if_revision}; revisions start at 1, and create_only is for a key that is absent"
         raise InvalidRequest(field=f"{sent.field}.if_revision", problem=problem)
     return PutMemory(
         key=sent.key,
         payload=payload,
-        digest=hashlib.sha256(payload).digest() if payload else b"",
+        digest=digest,
         memory_type=sent.memory_type,
         # SQLite knows one zero only, so there is one everywhere.
         importance=sent.importance + 0.0,
         coordinates=tuple([number + 0.0 for number in sent.coordinates]) if sent.coordinates else (),
         vector=sent.vector,
-        expire_time_us=_expire_time_us(sent, memory, now_us),
+        expire_time_us=_expire_time_us(sent, now_us),
         parts=parts,
         partial=sent.mask is not None,
         create_only=sent.create_only,
+        if_absent=if_absent,
         if_revision=sent.if_revision,
         field=sent.field,
     )
 
 
-def _parts(sent: SentMemory) -> Part:
-    if sent.mask is None:
-        return Part.ALL
+def _parts(sent: SentMemory, mask: tuple[str, ...]) -> Part:
     parts = Part(0)
-    for path in sent.mask:
+    for path in mask:
         if path not in _PARTS:
             known = ", ".join(p for p in _PARTS if p not in ("expire_time", "ttl"))
             raise InvalidRequest(field=f"{sent.field}.update_mask", problem=f"names {path!r}; it may name {known}")
@@ -161,8 +180,8 @@ def _parts(sent: SentMemory) -> Part:
     return parts
 
 
-def _payload(text: str, field: str, bounds: MemoryBounds) -> bytes:
-    payload = text.encode()
+def _payload(sent: SentMemory, bounds: MemoryBounds) -> bytes:
+    payload, field = sent.payload_json.encode(), f"{sent.field}.memory.payload_json"
     if not payload:
         raise InvalidRequest(field=field, problem="is required: JSON text, for example {}")
     if len(payload) > bounds.payload_bytes_max:
@@ -227,7 +246,8 @@ def _check_vector(vector: Buffer, field: str, bounds: MemoryBounds) -> None:
             raise InvalidRequest(field=field, problem=f"has {numbers[place]} at [{place}]; every number must be finite")
 
 
-def _expire_time_us(sent: SentMemory, memory: str, now_us: int) -> int:
+def _expire_time_us(sent: SentMemory, now_us: int) -> int:
+    memory = f"{sent.field}.memory"
     if sent.ttl_us is not None:
         if not 0 < sent.ttl_us < _TIME_MAX_US:
             raise InvalidRequest(

@@ -57,7 +57,7 @@ def _sent_change(change: memory_pb2.MemoryChange, field: str) -> SentMemory | De
         case "put":
             return _sent(change.put, f"{field}.put")
         case "delete_key":
-            return DeleteMemory(change.delete_key)
+            return DeleteMemory(change.delete_key, field=f"{field}.delete_key")
     raise InvalidRequest(field=field, problem="says neither put nor delete_key")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from sfm_grpc.errors import AlreadyExists, InvalidRequest, NotFound, VersionConflict
 from sfm_grpc.model import (
@@ -142,7 +143,8 @@ class _Decision:
 
     def take(self, change: MemoryChange) -> None:
         """Decides one change."""
-        known, living = self._held.known.get(change.key), self._living(change.key)
+        known = self._held.known.get(change.key)
+        living = known if known is not None and known.is_living(self._now_us) else None
         if isinstance(change, PutMemory):
             self._put(change, known, living)
         elif isinstance(change, DeleteMemory):
@@ -224,7 +226,7 @@ class _Decision:
             return
         gone = known is None or not known.digest or known.delete_time_us < change.deleted_since_us
         # What expired would be gone again at once.
-        if known is None or gone or not replace(known, delete_time_us=0).is_living(self._now_us):
+        if known is None or gone or not structs.replace(known, delete_time_us=0).is_living(self._now_us):
             raise NotFound(what="deleted memory", namespace=self._scope.namespace, names=(change.key,))
         self._mark(change.key, known, Outcome.UNDELETED)
 

@@ -26,6 +26,7 @@ Bind = Callable[[object], str]
 """Makes a value a parameter, and returns how the statement names it."""
 
 _COORDINATES = tuple(f"c{i}" for i in range(COORDINATES_MAX))
+_NOWHERE = (None,) * COORDINATES_MAX
 _FACTS = (
     "m.key, m.revision, m.memory_type, m.importance, m.expire_time_us, m.create_time_us, m.update_time_us, m.delete_time_us, "
     "m.digest, m.coordinates, " + ", ".join(f"m.{c}" for c in _COORDINATES)
@@ -92,22 +93,21 @@ def memory_from(row: Row) -> Memory:
     )
 
 
-def coordinates_of(put: PutMemory) -> tuple[object, ...]:
-    """How many there are, and a value for each column."""
-    return len(put.coordinates), *put.coordinates, *(None,) * (COORDINATES_MAX - len(put.coordinates))
-
-
-def whole_of(space_id: int, written: WritePut, time_us: int) -> tuple[object, ...]:
-    """The row of a memory that is put as a whole, in the order of the statement."""
+def whole_of(written: WritePut) -> tuple[object, ...]:
+    """What is a memory's own in the row of one that is put as a whole, in the order of the statement."""
     put = written.put
-    times = (written.create_time_us, time_us, put.expire_time_us)
-    facts = (put.memory_type, put.importance, *coordinates_of(put))
-    return space_id, put.key, written.revision, *times, *facts, put.digest, put.payload, put.vector
+    times = (written.create_time_us, put.expire_time_us)
+    facts = (put.memory_type, put.importance, put.digest, put.payload, len(put.coordinates), put.vector)
+    return put.key, written.revision, *times, *facts, *_places(put)
+
+
+def _places(put: PutMemory) -> tuple[object, ...]:
+    """A value for each column of coordinates."""
+    return *put.coordinates, *_NOWHERE[len(put.coordinates) :]
 
 
 def values_of_parts(put: PutMemory) -> dict[str, object]:
     """The columns that a put sets, and their values."""
-    places = dict(zip(("coordinates", *_COORDINATES), coordinates_of(put), strict=True))
     values: dict[str, object] = {
         "payload": put.payload,
         "digest": put.digest,
@@ -115,7 +115,8 @@ def values_of_parts(put: PutMemory) -> dict[str, object]:
         "importance": put.importance,
         "vector": put.vector,
         "expire_time_us": put.expire_time_us,
-        **places,
+        "coordinates": len(put.coordinates),
+        **dict(zip(_COORDINATES, _places(put), strict=True)),
     }
     return {name: values[name] for part, names in _PART_COLUMNS.items() if part in put.parts for name in names}
 

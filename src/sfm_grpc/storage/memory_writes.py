@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from sfm_grpc.model import LinkName, MemoryReceipt, PutMemory, Space
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What is kept of a key, without its contents."""
 
     revision: int
@@ -38,8 +39,7 @@ class Held:
     """Of those links that are there: when they were made."""
 
 
-@dataclass(frozen=True, slots=True)
-class WritePut:
+class WritePut(Struct, frozen=True):
     """The row of the key gets these parts; the rest of a row that is new, or begins anew, is empty."""
 
     put: PutMemory

@@ -65,7 +65,7 @@ def test_a_put_says_all_of_it() -> None:
     assert not put.HasField("update_mask")
     assert put.WhichOneof("condition") is None
     m = put.memory
-    assert (m.key, m.payload_json, m.memory_type, m.importance, list(m.coordinates)) == ("k", '{"ü": 1.5}', "t", 2.0, [1.0, 2.0])
+    assert (m.key, m.payload_json, m.memory_type, m.importance, list(m.coordinates)) == ("k", '{"ü":1.5}', "t", 2.0, [1.0, 2.0])
     assert m.vector.data == vector.astype("<f4").tobytes()
     assert m.expire_time.ToDatetime(UTC) == now
     bare = put_of(MemoryPut("k", RawJson(" {}"), create_only=True, ttl_s=0.25), "put")

@@ -69,6 +69,7 @@ def test_other_threads_run_meanwhile() -> None:
     """While one thread factorizes for tens of milliseconds, another must not wait for it."""
     n = 1500
     a = np.eye(n) + 1e-4
+    cholesky.load()
     done = threading.Event()
 
     def factorize() -> None:

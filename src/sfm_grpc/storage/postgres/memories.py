@@ -167,8 +167,9 @@ async def write(connection: AsyncConnection, number: int, decided: Decided) -> N
     await spaces.advance(connection, after)
     whole = [w for w in decided.writes if isinstance(w, WritePut) and w.put.parts == Part.ALL]
     if whole:
-        columns = zip(*(memory_columns.whole_of(number, w, decided.time_us) for w in whole), strict=True)
-        await connection.execute(SQL["put"], [list(column) for column in columns])
+        columns = zip(*[memory_columns.whole_of(w) for w in whole], strict=True)
+        arrays = [list(column) if any(value is not None for value in column) else None for column in columns]
+        await connection.execute(SQL["put"], [number, decided.time_us, *arrays])
     for each in () if len(whole) == len(decided.writes) else decided.writes:
         if isinstance(each, WriteLink | WriteUnlink):
             await links.write(connection, number, each, decided.time_us)

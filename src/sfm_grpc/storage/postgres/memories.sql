@@ -8,14 +8,14 @@ FROM sfm.memory_space s JOIN sfm.memory m ON m.space_id = s.space_id
 WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.key = ANY(%(keys)s::text[]);
 
 -- name: put
--- Whole memories, whatever the rows held. An array for each column costs a third of what a statement for each row does.
+-- Whole memories, whatever the rows held. An array for each column costs a third of what a statement for each row does; NULL
+-- stands for an array of nothing but NULL.
 INSERT INTO sfm.memory (
-  space_id, key, revision, create_time_us, update_time_us, expire_time_us, memory_type, importance,
-  coordinates, c0, c1, c2, c3, c4, c5, c6, c7, digest, payload, vector, delete_time_us)
-SELECT p.*, 0 FROM unnest(
-  %b::bigint[], %b::text[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[], %b::float8[], %b::smallint[],
-  %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[],
-  %b::bytea[], %b::bytea[], %b::bytea[]) AS p
+  space_id, update_time_us, delete_time_us, key, revision, create_time_us, expire_time_us, memory_type, importance, digest, payload,
+  coordinates, vector, c0, c1, c2, c3, c4, c5, c6, c7)
+SELECT %b::bigint, %b::bigint, 0, p.* FROM unnest(
+  %b::text[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[], %b::float8[], %b::bytea[], %b::bytea[], %b::smallint[], %b::bytea[],
+  %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[], %b::float8[]) AS p
 ON CONFLICT (space_id, key) DO UPDATE SET revision = excluded.revision, create_time_us = excluded.create_time_us,
   update_time_us = excluded.update_time_us, expire_time_us = excluded.expire_time_us, delete_time_us = 0,
   memory_type = excluded.memory_type, importance = excluded.importance, coordinates = excluded.coordinates, c0 = excluded.c0,

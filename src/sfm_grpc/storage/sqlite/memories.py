@@ -40,7 +40,7 @@ from sfm_grpc.storage.sqlite.runs import Runs
 SQL = statements.load(__package__, "memories.sql")
 
 # A row of the statement `put`; `delete_time_us` is the one that is not said.
-_ROW = f"({', '.join(['?'] * 6)}, 0, {', '.join(['?'] * 14)})"
+_ROW = f"(0, {', '.join(['?'] * 20)})"
 _PUT = SQL["put"].format(rows=_ROW)
 # Many rows in one step of SQLite: it lets the GIL go once for all of them, and does not wait for it after each.
 _ROWS_AT_ONCE = 50
@@ -142,7 +142,7 @@ def write(connection: sqlite3.Connection, scope: Scope, decided: Decided) -> Non
         return
     spaces.advance(connection, after)
     whole = [w for w in decided.writes if isinstance(w, WritePut) and w.put.parts == Part.ALL]
-    _write_whole(connection, [memory_columns.whole_of(number, w, decided.time_us) for w in whole])
+    _write_whole(connection, [(number, decided.time_us, *memory_columns.whole_of(w)) for w in whole])
     for each in decided.writes:
         if isinstance(each, WriteLink | WriteUnlink):
             links.write(connection, number, each, decided.time_us)

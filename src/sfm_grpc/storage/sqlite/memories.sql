@@ -7,8 +7,8 @@ FROM memory WHERE space_id = :space_id AND key IN (SELECT value FROM json_each(:
 -- name: put
 -- Whole memories, whatever the rows held.
 INSERT INTO memory (
-  space_id, key, revision, create_time_us, update_time_us, expire_time_us, delete_time_us, memory_type, importance,
-  coordinates, c0, c1, c2, c3, c4, c5, c6, c7, digest, payload, vector)
+  delete_time_us, space_id, update_time_us, key, revision, create_time_us, expire_time_us, memory_type, importance, digest, payload,
+  coordinates, vector, c0, c1, c2, c3, c4, c5, c6, c7)
 VALUES {rows}
 ON CONFLICT (space_id, key) DO UPDATE SET revision = excluded.revision, create_time_us = excluded.create_time_us,
   update_time_us = excluded.update_time_us, expire_time_us = excluded.expire_time_us, delete_time_us = 0,

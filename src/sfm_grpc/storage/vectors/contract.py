@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Buffer, Distance, MemoryFilter, Scope
 
@@ -36,8 +38,7 @@ class Field:
     distance: Distance
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """A memory with a vector, as an index has it."""
 
     key: str
