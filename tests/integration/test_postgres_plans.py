@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from sfm_grpc.storage import statements
 from tests.support.engines.postgres import migrated
+from tests.support.plans import plan_of, rows_read, searched
 from tests.support.services.databases import Postgres
 
 PACKAGE = "sfm_grpc.storage.postgres"
@@ -108,39 +107,8 @@ def full(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
 
 
 def plan(c: psycopg.Connection[Any], name: str, times: int, **values: Any) -> dict[str, Any]:
-    """How Postgres executes a statement that was prepared, the first time or the tenth; and did, undone.
-
-    The first five times it plans for the values; then, where that promises to cost no more, once for any.
-    """
-    given = VALUES | values
-    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", SQL[name])))
-    text = re.sub(r"%\((\w+)\)s", lambda m: f"${names.index(m[1]) + 1}", SQL[name])
-    arguments = sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(given[n]) for n in names)) if names else sql.SQL("")
-    c.execute("DEALLOCATE ALL")
-    with c.transaction(force_rollback=True):
-        c.execute(sql.SQL("PREPARE asked AS ") + sql.SQL(text))
-        for _ in range(times - 1):
-            c.execute(sql.SQL("EXPLAIN EXECUTE asked") + arguments)
-        row = c.execute(sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE asked") + arguments).fetchone()
-    assert row is not None
-    return dict(row[0][0]["Plan"])
-
-
-def steps(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("Plans", []):
-        yield from steps(child)
-
-
-def searched(node: dict[str, Any]) -> list[str]:
-    """The tables that were read from one end to the other; but `outbox` has one row."""
-    return [s["Relation Name"] for s in steps(node) if "Seq Scan" in s["Node Type"] and s["Relation Name"] != "outbox"]
-
-
-def rows_read(node: dict[str, Any], table: str) -> float:
-    """How many rows of a table were looked at."""
-    of_table = [s for s in steps(node) if s.get("Relation Name") == table and s["Node Type"] != "ModifyTable"]
-    return sum((s["Actual Rows"] + s.get("Rows Removed by Filter", 0)) * s["Actual Loops"] for s in of_table)
+    """How Postgres executes one of these statements, and did, undone."""
+    return plan_of(c, SQL[name], VALUES | values, times)
 
 
 OTHER = {"read": {"numbers": True}, "creating": {"namespace": "new"}, "advancing": {"request_id": "new"}}

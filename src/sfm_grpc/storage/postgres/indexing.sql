@@ -61,7 +61,9 @@ WHERE m.space_id = %(number)s::bigint AND m.key > %(after)s::text AND m.delete_t
 ORDER BY m.key LIMIT %(limit)s::bigint;
 
 -- name: get_all
-SELECT {columns} FROM sfm.memory m WHERE m.space_id = %(number)s::bigint AND m.key = ANY(%(keys)s::text[]);
+-- Key by key: see memories.sql.
+SELECT {columns} FROM unnest(%(keys)s::text[]) AS asked (key)
+CROSS JOIN LATERAL (SELECT * FROM sfm.memory WHERE space_id = %(number)s::bigint AND key = asked.key LIMIT 1) m;
 
 -- name: put_refused
 INSERT INTO sfm.memory_refused (space_id, name, key, revision, reason, time_us)
@@ -71,7 +73,8 @@ ON CONFLICT (space_id, name, key) DO UPDATE SET revision = excluded.revision, re
 -- name: list_refused
 -- Those that were not written since.
 SELECT r.key, r.revision, r.reason, r.time_us
-FROM sfm.memory_refused r JOIN sfm.memory m ON m.space_id = r.space_id AND m.key = r.key
+FROM sfm.memory_refused r
+CROSS JOIN LATERAL (SELECT revision FROM sfm.memory WHERE space_id = r.space_id AND key = r.key LIMIT 1) m
 WHERE r.space_id = %(number)s::bigint AND r.name = %(index)s::text AND m.revision = r.revision
 ORDER BY r.key LIMIT %(limit)s::bigint;
 

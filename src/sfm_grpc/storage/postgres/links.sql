@@ -4,8 +4,9 @@
 SELECT l.source, l.link_type, l.target, l.create_time_us
 FROM unnest(%(sources)s::text[], %(link_types)s::text[], %(targets)s::text[]) AS asked (source, link_type, target)
 JOIN sfm.memory_space s ON s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text
-JOIN sfm.memory_link l ON l.space_id = s.space_id AND l.source = asked.source AND l.link_type = asked.link_type
-  AND l.target = asked.target;
+CROSS JOIN LATERAL (
+  SELECT * FROM sfm.memory_link
+  WHERE space_id = s.space_id AND source = asked.source AND link_type = asked.link_type AND target = asked.target LIMIT 1) l;
 
 -- name: put_link
 INSERT INTO sfm.memory_link (space_id, source, link_type, target, weight, create_time_us, update_time_us)

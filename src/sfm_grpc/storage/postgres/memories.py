@@ -105,14 +105,19 @@ async def _page(connection: AsyncConnection, scope: Scope, query: MemoryQuery) -
     space = await spaces.needed(connection, scope)
     parameters = Parameters("%({})s", space_id=space.number, now_us=query.now_us, limit=query.limit)
     statement = memory_columns.page(SQL["page"], query, parameters)
-    return [memory_columns.memory_from(row) for row in await _rows(connection, statement, parameters.values)]
+    return [memory_columns.memory_from(row) for row in await _filtered(connection, statement, parameters.values)]
 
 
 async def _stats(connection: AsyncConnection, scope: Scope, wanted: MemoryFilter, now_us: int) -> Sequence[TypeStats]:
     space = await spaces.needed(connection, scope)
     parameters = Parameters("%({})s", space_id=space.number, now_us=now_us)
     statement = memory_columns.stats(SQL["list_stats"], wanted, parameters)
-    return [TypeStats(*row) for row in await _rows(connection, statement, parameters.values)]
+    return [TypeStats(*row) for row in await _filtered(connection, statement, parameters.values)]
+
+
+async def _filtered(connection: AsyncConnection, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    """Planned each time: which index serves depends on the values, and a plan for any takes namespaces to be of one size."""
+    return await (await connection.execute(statement.encode(), values, prepare=False, binary=True)).fetchall()
 
 
 async def _rows(connection: AsyncConnection, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:

@@ -1,11 +1,15 @@
 -- Memories: questions, and what the one write path writes of them.
+--
+-- What is asked for by key is looked up key by key: LIMIT keeps Postgres from reading a namespace from one end to the other instead, which
+-- it takes to be as small as most are where it plans for any.
 
 -- name: find_known
 -- After the lock, in a statement of its own: it sees what was committed while the lock was waited for.
 SELECT m.key, m.revision, m.digest, length(m.payload), m.vector IS NOT NULL, m.expire_time_us, m.create_time_us, m.update_time_us,
   m.delete_time_us
-FROM sfm.memory_space s JOIN sfm.memory m ON m.space_id = s.space_id
-WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.key = ANY(%(keys)s::text[]);
+FROM sfm.memory_space s CROSS JOIN unnest(%(keys)s::text[]) AS asked (key)
+CROSS JOIN LATERAL (SELECT * FROM sfm.memory WHERE space_id = s.space_id AND key = asked.key LIMIT 1) m
+WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text;
 
 -- name: put
 -- Whole memories, whatever the rows held. An array for each column costs a third of what a statement for each row does; NULL
@@ -50,8 +54,9 @@ SELECT ((outbox.base + pg_current_xact_id()::text::bigint) << 16) + 1, %(tenant)
   %(about)s::bigint, %(commit_time_us)s::bigint, %(payload)s::text FROM sfm.outbox;
 
 -- name: get
-SELECT {columns} FROM sfm.memory_space s JOIN sfm.memory m ON m.space_id = s.space_id
-WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.key = ANY(%(keys)s::text[])
+SELECT {columns} FROM sfm.memory_space s CROSS JOIN unnest(%(keys)s::text[]) AS asked (key)
+CROSS JOIN LATERAL (SELECT * FROM sfm.memory WHERE space_id = s.space_id AND key = asked.key LIMIT 1) m
+WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text
   AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > %(now_us)s::bigint);
 
 -- name: page

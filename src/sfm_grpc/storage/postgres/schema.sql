@@ -179,6 +179,7 @@ ALTER TABLE sfm.memory ALTER COLUMN payload SET STORAGE EXTERNAL, ALTER COLUMN v
 -- What is listed by, and what is asked for in the order of the writes.
 CREATE UNIQUE INDEX memory_revision ON sfm.memory (space_id, revision);
 CREATE INDEX memory_age ON sfm.memory (space_id, create_time_us, key);
+CREATE INDEX memory_update ON sfm.memory (space_id, update_time_us);
 CREATE INDEX memory_importance ON sfm.memory (space_id, importance, key);
 CREATE INDEX memory_type ON sfm.memory (space_id, memory_type, key);
 CREATE INDEX memory_place ON sfm.memory (space_id, coordinates, c0, c1, c2) WHERE coordinates > 0;

@@ -34,23 +34,27 @@ SELECT space_id, tenant, name, dimension, distance, %(drop_time_us)s::bigint FRO
 UPDATE sfm.memory_space SET space_id = DEFAULT WHERE space_id = %(space_id)s;
 
 -- name: clear_dropped
--- What is left under the numbers of dropped namespaces. Several may do this at once, each its own rows.
+-- What is left under the numbers of dropped namespaces. Several may do this at once, each its own rows. Number by number, and by
+-- an index (LATERAL, ORDER BY): Postgres may take what was dropped to be most of what there is, and would read all of it.
 WITH gone AS (
   DELETE FROM sfm.memory WHERE ctid = ANY (ARRAY(
-    SELECT m.ctid FROM sfm.memory m JOIN sfm.memory_dropped d ON d.space_id = m.space_id LIMIT %(limit)s::bigint
-    FOR UPDATE OF m SKIP LOCKED)) RETURNING 1),
+    SELECT m.place FROM sfm.memory_dropped d CROSS JOIN LATERAL (
+      SELECT ctid AS place FROM sfm.memory WHERE space_id = d.space_id ORDER BY key LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED) m
+    LIMIT %(limit)s::bigint)) RETURNING 1),
 cut AS (
   DELETE FROM sfm.memory_link WHERE ctid = ANY (ARRAY(
-    SELECT l.ctid FROM sfm.memory_link l JOIN sfm.memory_dropped d ON d.space_id = l.space_id LIMIT %(limit)s::bigint
-    FOR UPDATE OF l SKIP LOCKED)) RETURNING 1)
+    SELECT l.place FROM sfm.memory_dropped d CROSS JOIN LATERAL (
+      SELECT ctid AS place FROM sfm.memory_link WHERE space_id = d.space_id ORDER BY source LIMIT %(limit)s::bigint
+      FOR UPDATE SKIP LOCKED) l
+    LIMIT %(limit)s::bigint)) RETURNING 1)
 SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM cut);
 
 -- name: end_dropped
--- As soon as nothing is left, and no index has anything of it.
+-- As soon as nothing is left, and no index has anything of it. ORDER BY, OFFSET: for the same reason.
 WITH ended AS (
   DELETE FROM sfm.memory_dropped d
-  WHERE NOT EXISTS (SELECT 1 FROM sfm.memory m WHERE m.space_id = d.space_id)
-    AND NOT EXISTS (SELECT 1 FROM sfm.memory_link l WHERE l.space_id = d.space_id)
-    AND NOT EXISTS (SELECT 1 FROM sfm.memory_index i WHERE i.space_id = d.space_id)
+  WHERE NOT EXISTS (SELECT 1 FROM sfm.memory m WHERE m.space_id = d.space_id ORDER BY m.key OFFSET 0)
+    AND NOT EXISTS (SELECT 1 FROM sfm.memory_link l WHERE l.space_id = d.space_id ORDER BY l.source OFFSET 0)
+    AND NOT EXISTS (SELECT 1 FROM sfm.memory_index i WHERE i.space_id = d.space_id ORDER BY i.name OFFSET 0)
   RETURNING space_id)
 DELETE FROM sfm.memory_refused r USING ended WHERE r.space_id = ended.space_id;

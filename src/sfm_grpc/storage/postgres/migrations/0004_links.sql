@@ -35,3 +35,5 @@ CREATE TABLE sfm.memory_link (
   PRIMARY KEY (space_id, source, link_type, target)
 );
 CREATE INDEX memory_link_target ON sfm.memory_link (space_id, target, link_type, source);
+
+CREATE INDEX memory_update ON sfm.memory (space_id, update_time_us);
