@@ -21,9 +21,11 @@ from sfm.v1 import rho_store_pb2
 
 from sfm_grpc.model import Kind, Scope
 from tests.conftest import Serve
+from tests.support.bulk import Resumed, line_of
 from tests.support.drivers import Put
 from tests.support.engines.postgres import PostgresEngine, migrated
 from tests.support.matrices import density, sketch
+from tests.support.memories import Memories
 from tests.support.messages import commit_of
 from tests.support.refusals import outcome, refused
 from tests.support.servers import Server, settings_for, until
@@ -102,6 +104,39 @@ async def test_a_full_disk_refuses_commits_and_nothing_else(postgres_cluster: St
         assert (done.version, done.replayed) == (2, False)
         assert await held(server) == (2, (-BIG).tobytes())
         assert PostgresEngine(cluster).damage(server.settings) == []
+        await server.app.store.close()
+
+
+LINES = [line_of(f"k{n:04}", {"n": n, "text": "x" * 3000}) for n in range(600)]
+BATCH = 20
+
+
+async def test_an_import_that_fills_the_disk_is_resumed_when_there_is_room(postgres_cluster: StartCluster, serve: Serve) -> None:
+    """Requests are of several transactions: of one that is not answered for, the first ones may be there, each whole."""
+    cluster = postgres_cluster()
+    with mounted(cluster.binaries.account, 24) as disk, contextlib.closing(cluster):
+        database = cluster.fresh(migrated)
+        place(database, disk.directory)
+        server = await serve(settings_for(postgres_url=database.url, batch_max=BATCH))
+        memories, lines = Memories(server.channel), Resumed(LINES)
+        assert await lines.go_on(memories, up_to=100) is None
+        disk.fill()
+
+        refusal = await lines.go_on(memories)
+        assert refusal is not None
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        assert "its disk is full" in refusal.facts["problem"]
+        assert refusal.facts["outcome_unknown"] == "false"
+        there = await lines.kept(memories)
+        assert there - lines.through in range(0, lines.at_once, BATCH)
+        assert await server.app.presence.look()
+        with database.connect() as c:
+            assert c.execute("SELECT COUNT(*), MAX(revision) FROM sfm.memory").fetchone() == (there, there)
+
+        disk.free()
+        assert await lines.go_on(memories) is None
+        assert await lines.kept(memories) == len(LINES)
+        assert (lines.through, lines.created + lines.updated) == (len(LINES), len(LINES))
         await server.app.store.close()
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full: commits fail with a sentence, reads go on, and commits succeed again when there is room."""
+"""A disk that is full: writes fail with a sentence, reads go on, and writes succeed again when there is room."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from sfm.v1 import health_pb2, rho_store_pb2
 
 from sfm_grpc.model import Kind
 from tests.conftest import Spawn
+from tests.support.bulk import Resumed, line_of
 from tests.support.drivers import Put
 from tests.support.matrices import density, sketch
+from tests.support.memories import Memories
 from tests.support.messages import commit_of
 from tests.support.processes import ServerProcess, health_stub, rho_stub
 from tests.support.refusals import Refusal, refusal_of
@@ -162,3 +164,42 @@ async def test_what_a_full_disk_refused_is_not_there_after_a_restart(disk: Disk,
         assert (read.version, read.matrices[0].matrix.data) == (1, BIG.tobytes())
         done = await rho_stub(channel).CommitRho(commit_of(Put("big", -BIG, kind=Kind.GENERIC), expected=1))
         assert done.version == 2
+
+
+LINES = [line_of(f"k{n:04}", {"n": n, "text": "x" * 3000}) for n in range(600)]
+BATCH = 20
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "is killed"])
+async def test_an_import_that_fills_the_disk_is_resumed_when_there_is_room(disk: Disk, spawn: Spawn, killed: bool) -> None:
+    """Requests are of several transactions: of one that is not answered for, the first ones may be there, each whole."""
+    told: dict[str, Any] = {"data_dir": disk.directory / "data", "batch_max": BATCH}
+    server = await spawn().start(**told, **disk.settings())
+    async with server.channel() as channel:
+        memories = Memories(channel)
+        lines = Resumed(LINES)
+        assert await lines.go_on(memories, up_to=100) is None
+        disk.fill(server)
+
+        refusal = await lines.go_on(memories)
+        assert refusal is not None
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        assert (refusal.retry_delay_s or 0) > 0
+        assert "disk" in refusal.facts["problem"]
+        there = await lines.kept(memories)
+        assert there - lines.through in range(0, lines.at_once, BATCH)
+        if killed:
+            server.kill()
+            await server.ended()
+        with contextlib.suppress(ProcessLookupError):
+            disk.free(server)
+    if killed:
+        server = await spawn().start(**told)
+    async with server.channel() as channel:
+        memories = Memories(channel)
+        assert await lines.kept(memories) == there
+        await until(lambda: lines.all_told(memories))
+        assert await lines.kept(memories) == len(LINES)
+        assert (lines.through, lines.created + lines.updated) == (len(LINES), len(LINES))
+    server.terminate()
+    assert await server.ended() == 0

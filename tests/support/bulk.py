@@ -12,7 +12,7 @@ import numpy as np
 from sfm.v1 import memory_store_pb2
 
 from tests.support.memories import Memories
-from tests.support.refusals import refusal_of
+from tests.support.refusals import Refusal, refusal_of
 
 Request = memory_store_pb2.ImportMemoriesRequest
 
@@ -67,6 +67,50 @@ async def imported(memories: Memories, *lines: bytes | str, **header: Any) -> me
 def counts_of(told: memory_store_pb2.ImportMemoriesResponse) -> tuple[int, int, int, int]:
     """Created, updated, existing, failed."""
     return told.created, told.updated, told.existing, told.failed
+
+
+class Resumed:
+    """An import of many lines, a request of some at a time, that goes on from the last line that was answered for."""
+
+    at_once = 50
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        """`lines`: made by `line_of` of a key and a payload, in the order of the keys, each once."""
+        self._lines = lines
+        self.through = self.created = self.updated = 0
+
+    async def go_on(self, memories: Memories, up_to: int | None = None) -> Refusal | None:
+        """Sends what is left, or up to that line; by what it was refused, or None: all of it is answered for."""
+        end = len(self._lines) if up_to is None else up_to
+        call: Any = memories.stub.ImportMemories(timeout=60)
+        header: Any = {"namespace": memories.namespace}
+        try:
+            while self.through < end:
+                some = self._lines[self.through : min(self.through + self.at_once, end)]
+                await call.write(Request(header=header, lines=joined(*some), first_line=self.through + 1))
+                header, told = None, await call.read()
+                assert (told.through_line, told.failed) == (self.through + len(some), 0)
+                self.through, self.created, self.updated = (
+                    told.through_line,
+                    self.created + told.created,
+                    self.updated + told.updated,
+                )
+        except grpc.aio.AioRpcError as error:
+            return refusal_of(error)
+        finally:
+            call.cancel()
+        return None
+
+    async def all_told(self, memories: Memories) -> bool:
+        """Sends what is left; whether all of it is answered for."""
+        return await self.go_on(memories) is None
+
+    async def kept(self, memories: Memories) -> int:
+        """How many memories there are: as many lines from the first on, each once and whole."""
+        there = [line_of(each["key"], json.loads(each["payload_json"])) for each in lines_of(await exported(memories))]
+        assert there == [*self._lines[: len(there)]]
+        assert (await memories.space()).memories == len(there)
+        return len(there)
 
 
 async def exported(memories: Memories, **asked: Any) -> list[memory_store_pb2.ExportMemoriesResponse]:
