@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sfm_grpc.client import Client, MemoryPut, NotFound
-from tests.support.cli import SFM, Served
+from tests.support.cli import SFM, Served, here
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,23 @@ def test_a_namespace_is_deleted_by_its_name_said_twice(sfm: Served, client: Clie
     client.namespace("gone").memories.put("a", 0)
     done = sfm.json(*delete)
     assert (done["namespace"], done["revision"], done["version"], done["replayed"]) == ("gone", 5, 0, False)
+
+
+def test_a_deletion_is_repeated_to_learn_whether_it_happened(sfm: Served, client: Client) -> None:
+    memories = client.namespace("twice").memories
+    memories.put("a", 0)
+    delete = ("namespace", "delete", "twice", "--confirm", "twice", "--request-id", "r")
+    assert sfm.here(*delete).stdout == "twice is deleted (revision 2)\n"
+    memories.put("a", 0)
+    assert sfm.here(*delete).stdout == (
+        "twice is deleted (revision 2)\nthis was done before, by this request; this is the first answer again\n"
+    )
+    assert sfm.json(*delete)["replayed"] is True
+    assert memories.get("a").payload == 0
+    assert "'r' was used" in sfm.here(*delete, "--if-revision", "3", code=4).stderr
+    gone = {"SFM_TARGET": "127.0.0.1:1"}
+    said = here("namespace", "delete", "n", "--confirm", "n", "--timeout", "0.5", code=3, env=gone).stderr
+    assert "to learn whether it was deleted, repeat it with --request-id " in said
 
 
 def test_on_a_terminal_its_name_is_asked_for(sfm: Served, client: Client) -> None:

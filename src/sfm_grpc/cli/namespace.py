@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfm_grpc.cli.connection import Connection, Json, connected
+from sfm_grpc.cli.connection import Connection, Json, connected, repeatable
 from sfm_grpc.cli.exits import CommandError, Exit
 from sfm_grpc.cli.rho_history import NamespaceName
 
 if TYPE_CHECKING:
-    from sfm_grpc.client import ConfirmationRequired, DeletedNamespace, NamespaceInfo
+    from sfm_grpc.client import Client, ConfirmationRequired, DeletedNamespace, NamespaceInfo
 
 _PAGE_SIZE = 500
 
@@ -123,6 +123,9 @@ def delete(
     if_revision: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only if its memories are at this revision (exit code 4 otherwise).")
     ] = None,
+    request_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Repeat the deletion that had this id, to learn whether it happened.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Delete a namespace: its memories and links for good, its matrices by a commit.
@@ -130,17 +133,28 @@ def delete(
     It says first how much would go. Should it come into being again, its versions and revisions go on where they were.
     """
     from sfm_grpc.cli import output
-    from sfm_grpc.client import ConfirmationRequired
 
     with connection.open() as client:
-        try:
-            done = client.delete_namespace(ns, confirm=confirm, if_revision=if_revision)
-        except ConfirmationRequired as required:
-            done = client.delete_namespace(ns, confirm=_typed(required, said=confirm), if_revision=if_revision)
+        done = _delete(client, ns, confirm, if_revision=if_revision, request_id=request_id)
     if as_json:
         output.print_json({"namespace": ns, "tenant": connection.tenant, **output.plain(done)})
         return
     print(f"{output.clean(ns)} is deleted{_where(done)}")
+    if done.replayed:
+        print("this was done before, by this request; this is the first answer again")
+
+
+def _delete(client: Client, ns: str, confirm: str, *, if_revision: int | None, request_id: str | None) -> DeletedNamespace:
+    """Deletes, once the name was said again; an error whose outcome is unknown says how to find out."""
+    from sfm_grpc.client import ConfirmationRequired
+    from sfm_grpc.client.flows import new_request_id
+
+    how: dict[str, Any] = {"if_revision": if_revision, "request_id": request_id or new_request_id()}
+    with repeatable(how["request_id"], "deleted"):
+        try:
+            return client.delete_namespace(ns, confirm=confirm, **how)
+        except ConfirmationRequired as required:
+            return client.delete_namespace(ns, confirm=_typed(required, said=confirm), **how)
 
 
 def _typed(required: ConfirmationRequired, *, said: str) -> str:
