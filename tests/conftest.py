@@ -17,7 +17,7 @@ from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Store
 from tests.support.engines import ENGINES, Engine
 from tests.support.processes import ServerProcess
-from tests.support.servers import Server, serving, settings_for
+from tests.support.servers import Server, serving, settings_for, visiting
 from tests.support.services.places import MEMORY, memory_is_plenty
 
 pytest_plugins = [
@@ -137,6 +137,13 @@ async def shared_server(shared_engine: Engine, tmp_path_factory: pytest.TempPath
 def tenant() -> str:
     """The test's own."""
     return f"t-{uuid.uuid4().hex}"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def guest_server(shared_server: Server, tenant: str) -> AsyncIterator[Server]:
+    """The server that a module's tests share, as the test's own tenant: for what needs no store of its own."""
+    async with visiting(shared_server, tenant) as server:
+        yield server
 
 
 Spawn = Callable[[], ServerProcess]

@@ -28,6 +28,9 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 GENERIC = Kind.GENERIC
 PUT = "updates[0].put"
 
+# What it does is its tenant's own, and what others did is in the fingerprint before and after it.
+GUEST = pytest.mark.asyncio(loop_scope="module")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -273,17 +276,20 @@ def under_titles(**groups: Mapping[str, Case]) -> list[Any]:
     return [pytest.param(case, id=f"{group}: {title}") for group, cases in groups.items() for title, case in cases.items()]
 
 
+@GUEST
 @pytest.mark.parametrize("case", under_titles(values=VALUES, shapes=SHAPES, envelopes=ENVELOPES, requests=REQUESTS))
-async def test_a_wrong_commit_is_refused_with_the_facts_and_changes_nothing(server: Server, engine: Engine, case: Case) -> None:
-    await server.rho.CommitRho(commit_of(Put("rho", density()), Put("g", sketch(), kind=GENERIC), request_id="used"))
-    before = engine.fingerprint(server.settings)
-    refusal = await refused(server.rho.CommitRho(case.request))
+async def test_a_wrong_commit_is_refused_with_the_facts_and_changes_nothing(
+    guest_server: Server, shared_engine: Engine, case: Case
+) -> None:
+    await guest_server.rho.CommitRho(commit_of(Put("rho", density()), Put("g", sketch(), kind=GENERIC), request_id="used"))
+    before = shared_engine.fingerprint(guest_server.settings)
+    refusal = await refused(guest_server.rho.CommitRho(case.request))
     assert (refusal.code, refusal.reason, refusal.fields) == (case.code, case.reason, case.fields)
     assert {name: refusal.facts.get(name) for name in case.facts} == case.facts
     assert case.says in refusal.message
     assert_the_facts_say_it_all(refusal)
-    assert engine.fingerprint(server.settings) == before
-    await assert_alive(server)
+    assert shared_engine.fingerprint(guest_server.settings) == before
+    await assert_alive(guest_server)
 
 
 def assert_the_facts_say_it_all(refusal: Refusal) -> None:
@@ -388,28 +394,32 @@ READS = {
 }
 
 
+@GUEST
 @pytest.mark.parametrize("case", under_titles(reads=READS))
-async def test_a_wrong_question_is_refused_with_the_facts(server: Server, engine: Engine, case: Case) -> None:
-    await seed(server.rho)
-    before = engine.fingerprint(server.settings)
-    method = {Get: server.rho.GetRho, List: server.rho.ListRhoVersions, Restore: server.rho.RestoreRho}[type(case.request)]
+async def test_a_wrong_question_is_refused_with_the_facts(guest_server: Server, shared_engine: Engine, case: Case) -> None:
+    await seed(guest_server.rho)
+    before = shared_engine.fingerprint(guest_server.settings)
+    method = {Get: guest_server.rho.GetRho, List: guest_server.rho.ListRhoVersions, Restore: guest_server.rho.RestoreRho}[
+        type(case.request)
+    ]
     refusal = await refused(method(case.request))
     assert (refusal.code, refusal.reason, refusal.fields) == (case.code, case.reason, case.fields)
     assert {name: refusal.facts.get(name) for name in case.facts} == case.facts
     assert case.says in refusal.message
     assert_the_facts_say_it_all(refusal)
-    assert engine.fingerprint(server.settings) == before
-    await assert_alive(server)
+    assert shared_engine.fingerprint(guest_server.settings) == before
+    await assert_alive(guest_server)
 
 
+@GUEST
 @pytest.mark.parametrize("key", ["x-soma-tenant", "x-soma-client"])
-async def test_a_name_in_the_metadata_that_is_too_long_is_refused(server: Server, engine: Engine, key: str) -> None:
-    await seed(server.rho)
-    before = engine.fingerprint(server.settings)
-    refusal = await refused(server.rho.CommitRho(wrong(Delete("x")), metadata=[(key, "t" * 257)]))
+async def test_a_name_in_the_metadata_that_is_too_long_is_refused(guest_server: Server, shared_engine: Engine, key: str) -> None:
+    await seed(guest_server.rho)
+    before = shared_engine.fingerprint(guest_server.settings)
+    refusal = await refused(guest_server.rho.CommitRho(wrong(Delete("x")), metadata=[(key, "t" * 257)]))
     assert (refusal.code, refusal.reason, refusal.fields) == (INVALID, "INVALID_REQUEST", (key,))
-    assert engine.fingerprint(server.settings) == before
-    await assert_alive(server)
+    assert shared_engine.fingerprint(guest_server.settings) == before
+    await assert_alive(guest_server)
 
 
 # ---- bytes that are no message -----------------------------------------------------------------------------------------
@@ -426,21 +436,25 @@ NO_MESSAGES = {
 }
 
 
+@GUEST
 @pytest.mark.parametrize("method", ["CommitRho", "GetRho", "ListRhoVersions", "RestoreRho"])
 @pytest.mark.parametrize("raw", NO_MESSAGES.values(), ids=NO_MESSAGES.keys())
-async def test_bytes_that_are_no_message_are_refused(server: Server, engine: Engine, method: str, raw: bytes) -> None:
-    await seed(server.rho)
-    before = engine.fingerprint(server.settings)
-    refusal = await refused(server.raw(f"RhoStore/{method}")(raw))
+async def test_bytes_that_are_no_message_are_refused(
+    guest_server: Server, shared_engine: Engine, method: str, raw: bytes
+) -> None:
+    await seed(guest_server.rho)
+    before = shared_engine.fingerprint(guest_server.settings)
+    refusal = await refused(guest_server.raw(f"RhoStore/{method}")(raw))
     assert (refusal.code, refusal.reason, refusal.fields) == (INVALID, "INVALID_REQUEST", ("message",))
     assert f"sfm.v1.{method}Request" in refusal.message
-    assert engine.fingerprint(server.settings) == before
-    await assert_alive(server)
+    assert shared_engine.fingerprint(guest_server.settings) == before
+    await assert_alive(guest_server)
 
 
-async def test_bytes_that_are_no_message_are_refused_by_health_too(server: Server) -> None:
+@GUEST
+async def test_bytes_that_are_no_message_are_refused_by_health_too(guest_server: Server) -> None:
     for method in ("GetHealth", "GetServerInfo"):
-        refusal = await refused(server.raw(f"Health/{method}")(b"\xff\xff"))
+        refusal = await refused(guest_server.raw(f"Health/{method}")(b"\xff\xff"))
         assert (refusal.code, refusal.reason) == (INVALID, "INVALID_REQUEST")
 
 

@@ -107,6 +107,27 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         yield Server(app, channel)
 
 
+class _OfTenant(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Calls are a tenant's, but for those that say whose they are."""
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        if "x-soma-tenant" not in metadata:
+            metadata.add("x-soma-tenant", self._tenant)
+        return await continuation(details._replace(metadata=metadata), request)
+
+
+@contextlib.asynccontextmanager
+async def visiting(server: Server, tenant: str) -> AsyncIterator[Server]:
+    """A running server as one tenant finds it; of calls that ask and answer once."""
+    of_tenant = [_OfTenant(tenant)]
+    async with grpc.aio.insecure_channel(server.app.address, options=CHANNEL_OPTIONS, interceptors=of_tenant) as channel:
+        yield Server(server.app, channel)
+
+
 async def until(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
     """Waits until a condition (a function, or one that returns an awaitable) is true, and returns what it says."""
     async with asyncio.timeout(within_s):
