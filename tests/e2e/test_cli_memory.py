@@ -260,7 +260,7 @@ def test_a_search_finds_what_is_near(sfm: Served, near: str, name: str) -> None:
 def test_a_score_is_what_the_distance_says(sfm: Served, near: str) -> None:
     first, second = sfm.json("memory", "search", near, "--vector-file", "east.npy", "--limit", "2")["neighbours"]
     assert (first["score"], second["score"]) == pytest.approx((1.0, np.cos(1 / 3)), abs=1e-6)
-    assert (second["payload_json"], second["memory_type"], second["vector"]) == ('{"n": 1}', "odd", None)
+    assert (second["payload_json"], second["memory_type"], second["vector"]) == ('{"n":1}', "odd", None)
     assert "0.9450" in sfm.here("memory", "search", near, "--vector-file", "east.npy", "--limit", "2").stdout
 
 
