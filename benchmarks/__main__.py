@@ -32,6 +32,7 @@ NAMES = (
     "growth",
     "memories",
     "vectors",
+    "imports",
     "search",
 )
 _RESULTS = Path(__file__).parent / "results"

@@ -54,7 +54,7 @@ def run(*, quick: bool) -> Section:
         [
             f"Times of batches are of {_BATCH} memories; of single gets, of {_CALLERS * _CALLS} gets by {_CALLERS} at once.",
             "'embedded' is our server on SQLite, beside the same PostgresStore.",
-            f"{langgraph.version()}. Vectors: `vectors`, `search`. Imports are to come here.",
+            f"{langgraph.version()}. Vectors: `vectors`, `search`.",
             about,
         ],
     )
