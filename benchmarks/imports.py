@@ -1,8 +1,8 @@
 """Import of JSON Lines into the embedded server, with and without vectors of 384 float32.
 
 Through the blocking client's `import_lines`, as `sfm memory import` calls it: the lines are in memory, each of a memory of about
-900 bytes of JSON, a type and an importance. Timed is the whole call, so until every line is answered for and durable (SQLite, WAL,
-synchronous FULL); each round goes into a namespace of its own. The index is fed meanwhile, on the same cores.
+900 bytes of JSON, a type and an importance. Timed is the whole call, so until every line is answered for and durable (SQLite,
+WAL, synchronous FULL); each round goes into a namespace of its own. The index is fed meanwhile, on the same cores.
 
 There is no peer: the targets are rates.
 """
