@@ -14,8 +14,10 @@ from tests.support.plans import plan_of, rows_read, searched
 from tests.support.services.databases import Postgres
 
 PACKAGE = "sfm_grpc.storage.postgres"
-COMMIT, READS, KEEPING = (statements.load(PACKAGE, f"{name}.sql") for name in ("commit", "reads", "housekeeping"))
-SQL = READS | KEEPING | COMMIT
+COMMIT, READS, KEEPING, OUTBOX = (
+    statements.load(PACKAGE, f"{name}.sql") for name in ("commit", "reads", "housekeeping", "outbox")
+)
+SQL = READS | KEEPING | COMMIT | {f"outbox_{name}": text for name, text in OUTBOX.items()}
 PUTS = 2
 for name, head in (("advancing", "advance"), ("creating", "create")):
     bodies = ", ".join(COMMIT["body"].replace("{i}", str(i)) for i in range(PUTS))
@@ -40,6 +42,7 @@ _FILL = [
     """INSERT INTO sfm.request
     SELECT 'default', 'n' || to_char(i %% %(namespaces)s, 'FM00000'), 'CommitRho', 'r' || i, '', 1, i, '', i
     FROM generate_series(1, %(requests)s) i""",
+    "INSERT INTO sfm.event_sink VALUES ('kafka', (1000000000 + 49000)::bigint << 16, '', 0, 0, 0)",
     """INSERT INTO sfm.event SELECT (1000000000 + i)::bigint << 16, 'default', 'n', 'rho.status', 1, i, '{}'
     FROM generate_series(1, %(events)s) i""",
 ]
@@ -86,6 +89,13 @@ VALUES: dict[str, Any] = {
     "oldest_time_us": 5,
     "expired": [1, 2, 3],
     "events": EVENTS - 100,
+    "events_unsent": EVENTS - 50,
+    "lost_after_us": 1,
+    "topics": [],
+    "sink": "kafka",
+    "owner": "o",
+    "lasts_us": 1,
+    "event_id": 1,
 }
 for i in range(PUTS):
     body = {"key": f"k{i}", "certificate": "{}", "sha256": b"", "packing": 0, "numbers": b"x" * 4000}
@@ -117,6 +127,7 @@ ASKED = [
     *("look", "find_request", "find_kinds", "advancing", "creating"),
     *("read", "find_body", "newest", "remembers", "list_versions", "list_heads", "list_events", "check"),
     *("lock_namespace", "list_expired", "delete_versions", "set_oldest", "delete_requests", "delete_events"),
+    *(f"outbox_{name}" for name in ("tail", "keep", "waits", "backlog", "take", "advance", "release")),
 ]
 
 

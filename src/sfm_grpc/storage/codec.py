@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from sfm_grpc.model import Certificate, Dtype, Entry, Kind, Layout, PsdMethod, Version
+from sfm_grpc.model import Certificate, Dtype, Entry, Kind, Layout, PsdMethod, Scope, Version
+from sfm_grpc.storage.outbox_contract import StoredEvent
 
 _NUMBERS = (
     "min_eigenvalue_bound",
@@ -130,6 +131,12 @@ def payload_from_json(text: str) -> Mapping[str, object]:
     except (ValueError, TypeError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def event_from_columns(row: Sequence[Any]) -> StoredEvent:
+    """An event as an engine's row holds it."""
+    event_id, tenant, namespace, topic, version, time_us, payload = row
+    return StoredEvent(event_id, Scope(tenant, namespace), topic, version, time_us, payload_from_json(payload))
 
 
 def _integer(value: object) -> int:

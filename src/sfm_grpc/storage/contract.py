@@ -14,6 +14,7 @@ from typing import Protocol
 from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, Scope, Transaction, Version
 from sfm_grpc.storage.index_contract import IndexTables
 from sfm_grpc.storage.memory_contract import MemoryTables
+from sfm_grpc.storage.outbox_contract import OutboxTables, StoredEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,9 @@ class Retention:
     request_age_s: int
     """How long request ids are remembered."""
     events: int
-    """How many events wait in the outbox at most, at least 1, while nothing takes them away."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event in the outbox."""
-
-    event_id: int
-    """Rises; never reused."""
-    scope: Scope
-    topic: str
-    version: int
-    time_us: int
-    payload: Mapping[str, object]
-    """Empty when what is stored cannot be read."""
+    """How many events are kept in the outbox, at least 1, whether they were sent or not."""
+    events_unsent: int = 0
+    """As many as this while a sink has not got them."""
 
 
 class Store(Protocol):
@@ -82,6 +71,10 @@ class Store(Protocol):
     @property
     def indexing(self) -> IndexTables:
         """How far vector indexes are."""
+
+    @property
+    def outbox(self) -> OutboxTables:
+        """How far events were sent."""
 
     async def open(self) -> None:
         """Connects, and creates or checks the schema. Nothing is open when it raises, and it may be called again.
@@ -188,7 +181,10 @@ class Store(Protocol):
         """Takes away a few requests and events that `retention` no longer keeps; returns how many. Raises StoreUnavailable."""
 
     async def events(self, *, after: int, limit: int) -> Sequence[StoredEvent]:
-        """The outbox after an event id, oldest first. Raises StoreUnavailable."""
+        """The outbox after an event id, oldest first, in the order of the commits of each namespace.
+
+        Nothing appears later among what was told: a transaction that is under way ends the list. Raises StoreUnavailable.
+        """
 
 
 class CachedStore(Store, Protocol):
@@ -203,6 +199,9 @@ class CachedStore(Store, Protocol):
 
     async def cache_seen(self, scope: Scope) -> CacheSeen:
         """The row as it is."""
+
+    async def caches_seen(self, scopes: Collection[Scope]) -> Mapping[Scope, CacheSeen]:
+        """The rows of many; one that does not exist is left out."""
 
     async def cache_on(self, scope: Scope, name: str) -> CacheSeen:
         """Registers a cache, where the namespace is drained and not held; waits for the commits that are under way."""

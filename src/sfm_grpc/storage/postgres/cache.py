@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from psycopg import AsyncConnection
 
@@ -21,6 +21,13 @@ async def see(connection: AsyncConnection, scope: Scope) -> CacheSeen:
     if row is None:
         raise NotFound(what="namespace", namespace=scope.namespace)
     return seen(*row)
+
+
+async def see_all(connection: AsyncConnection, scopes: Collection[Scope]) -> Mapping[Scope, CacheSeen]:
+    """`CachedStore.caches_seen`."""
+    asked = {"tenants": [s.tenant for s in scopes], "namespaces": [s.namespace for s in scopes]}
+    cursor = await connection.execute(SQL["see_all"], asked, binary=True)
+    return {Scope(tenant, name): seen(*found) for tenant, name, *found in await cursor.fetchall()}
 
 
 async def change(connection: AsyncConnection, scope: Scope, how: str, *, cache: str = "", epoch: int = 0) -> CacheSeen:

@@ -4,6 +4,11 @@
 SELECT version, cache_state, cache_name, cache_epoch, cache_held FROM sfm.namespace
 WHERE tenant = %(tenant)s::text AND name = %(namespace)s::text;
 
+-- name: see_all
+SELECT w.tenant, w.name, n.* FROM unnest(%(tenants)s::text[], %(namespaces)s::text[]) AS w (tenant, name)
+CROSS JOIN LATERAL (
+  SELECT version, cache_state, cache_name, cache_epoch, cache_held FROM sfm.namespace WHERE tenant = w.tenant AND name = w.name LIMIT 1) n;
+
 -- name: on
 -- The lock waits for every commit that saw it drained: who fills from now on has seen them.
 UPDATE sfm.namespace SET cache_state = 1, cache_name = %(cache)s::text, cache_epoch = cache_epoch + 1

@@ -14,7 +14,8 @@ from psycopg import AsyncConnection
 from sfm_grpc.errors import StoreUnavailable
 from sfm_grpc.metrics import StoreMetrics
 from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, PutMatrix, Scope, Transaction, Version
-from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
+from sfm_grpc.storage.contract import Reading, Retention, VersionPage
+from sfm_grpc.storage.outbox_contract import StoredEvent
 from sfm_grpc.storage.postgres import cache, commit, durability, housekeeping, migrate, packing, reads
 from sfm_grpc.storage.postgres.both import commit_with_memories
 from sfm_grpc.storage.postgres.connection import connect, is_gone, place, watched
@@ -23,6 +24,7 @@ from sfm_grpc.storage.postgres.heads import Heads
 from sfm_grpc.storage.postgres.indexing import PostgresIndexing
 from sfm_grpc.storage.postgres.memories import PostgresMemories
 from sfm_grpc.storage.postgres.options import PostgresOptions
+from sfm_grpc.storage.postgres.outbox import PostgresOutbox
 from sfm_grpc.storage.postgres.pool import Pool
 from sfm_grpc.storage.postgres.turns import Turns
 
@@ -51,6 +53,7 @@ class PostgresStore:
         self._memory_turns = Turns(options.lock_timeout_s)
         self.memories = PostgresMemories(self._pool.run)
         self.indexing = PostgresIndexing(self._pool.run)
+        self.outbox = PostgresOutbox(self._pool.run)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
         self._checker: AsyncConnection | None = None
         self._checking = asyncio.Lock()
@@ -209,6 +212,10 @@ class PostgresStore:
     async def cache_seen(self, scope: Scope) -> CacheSeen:
         """See the contract."""
         return await self._pool.run(lambda c: cache.see(c, scope))
+
+    async def caches_seen(self, scopes: Collection[Scope]) -> Mapping[Scope, CacheSeen]:
+        """See the contract."""
+        return await self._pool.run(lambda c: cache.see_all(c, scopes))
 
     async def cache_on(self, scope: Scope, name: str) -> CacheSeen:
         """See the contract."""

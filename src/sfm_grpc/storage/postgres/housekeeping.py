@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from sfm_grpc.model import Scope
 from sfm_grpc.storage import statements
 from sfm_grpc.storage.contract import Retention
+from sfm_grpc.storage.outbox_contract import SINK_LOST_AFTER_S
 
 SQL = statements.load(__package__, "housekeeping.sql")
 
@@ -54,5 +55,11 @@ async def forget(connection: AsyncConnection, retention: Retention, now_us: int)
     """`Store.forget`."""
     oldest_time_us = now_us - retention.request_age_s * 1_000_000
     requests = await connection.execute(SQL["delete_requests"], {"oldest_time_us": oldest_time_us, "limit": _ROWS_AT_ONCE})
-    events = await connection.execute(SQL["delete_events"], {"events": retention.events, "limit": _ROWS_AT_ONCE})
-    return requests.rowcount + events.rowcount
+    bounds = {
+        "events": retention.events,
+        "events_unsent": retention.events_unsent,
+        "lost_after_us": round(SINK_LOST_AFTER_S * 1e6),
+        "limit": _ROWS_AT_ONCE,
+    }
+    row = await (await connection.execute(SQL["delete_events"], bounds, binary=True)).fetchone()
+    return requests.rowcount + int(row[0] if row else 0)

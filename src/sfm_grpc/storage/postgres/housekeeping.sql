@@ -60,8 +60,20 @@ DELETE FROM sfm.request WHERE (tenant, namespace, method, request_id) IN (
   ORDER BY first_time_us LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED);
 
 -- name: delete_events
--- ANY of an array: looked up one by one, whatever the planner thinks of how many there are.
-DELETE FROM sfm.event WHERE event_id = ANY(ARRAY(
-  SELECT event_id FROM sfm.event
-  WHERE event_id <= (SELECT event_id FROM sfm.event ORDER BY event_id DESC OFFSET %(events)s::bigint LIMIT 1)
-  ORDER BY event_id LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED));
+-- Beyond the number kept, and sent; or beyond the number kept unsent, which is counted at whoever lacks it. ANY of an array: looked up
+-- one by one, whatever the planner thinks of how many there are.
+WITH gone AS (
+  DELETE FROM sfm.event WHERE event_id = ANY(ARRAY(
+    SELECT event_id FROM sfm.event
+    WHERE event_id <= (SELECT event_id FROM sfm.event ORDER BY event_id DESC OFFSET %(events)s::bigint LIMIT 1)
+      AND event_id <= GREATEST(
+        COALESCE((
+          SELECT MIN(event_id) FROM sfm.event_sink
+          WHERE seen_us > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %(lost_after_us)s::bigint), 9223372036854775807),
+        (SELECT event_id FROM sfm.event ORDER BY event_id DESC OFFSET %(events_unsent)s::bigint LIMIT 1))
+    ORDER BY event_id LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED))
+  RETURNING event_id),
+counted AS (
+  UPDATE sfm.event_sink s SET dropped = dropped + (SELECT count(*) FROM gone WHERE gone.event_id > s.event_id)
+  WHERE EXISTS (SELECT 1 FROM gone WHERE gone.event_id > s.event_id))
+SELECT count(*) FROM gone;

@@ -10,7 +10,8 @@ from psycopg import AsyncConnection
 from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
 from sfm_grpc.model import CacheSeen, CacheState, Entry, Scope, Version
 from sfm_grpc.storage import codec, statements
-from sfm_grpc.storage.contract import StoredEvent, VersionPage
+from sfm_grpc.storage.contract import VersionPage
+from sfm_grpc.storage.outbox_contract import StoredEvent
 from sfm_grpc.storage.postgres.readings import Found, Stored
 
 SQL = statements.load(__package__, "reads.sql")
@@ -116,10 +117,7 @@ def _head(tenant: str, name: str, number: int, lost: bool, *found: Any) -> tuple
 async def events(connection: AsyncConnection, after: int, limit: int) -> Sequence[StoredEvent]:
     """`Store.events`."""
     cursor = await connection.execute(SQL["list_events"], {"after": after, "limit": limit}, binary=True)
-    return [
-        StoredEvent(event_id, Scope(tenant, namespace), topic, version, time_us, codec.payload_from_json(payload))
-        for event_id, tenant, namespace, topic, version, time_us, payload in await cursor.fetchall()
-    ]
+    return [codec.event_from_columns(row) for row in await cursor.fetchall()]
 
 
 def _entry(key: str, put_version: int, certificate: str | None) -> Entry:

@@ -285,3 +285,20 @@ CREATE TABLE sfm.outbox (
   base bigint NOT NULL
 );
 INSERT INTO sfm.outbox (base) VALUES (0);
+
+-- How far the outbox was sent: a row for each place that events go to.
+CREATE TABLE sfm.event_sink (
+  name text COLLATE "C" PRIMARY KEY,
+  -- It has all events up to this one.
+  event_id bigint NOT NULL,
+  -- Whose turn it is to send, and until when, by this database's clock; '' and 0: nobody's.
+  owner text NOT NULL,
+  until_us bigint NOT NULL,
+  -- When it was last said to be in use: one that is no longer configured does not hold events back for ever.
+  seen_us bigint NOT NULL,
+  -- Events that were taken away before it got them.
+  dropped bigint NOT NULL
+) WITH (
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
+);

@@ -18,11 +18,13 @@ from typing import TypeVar
 
 from sfm_grpc.errors import StoreRefused, StoreUnavailable
 from sfm_grpc.model import Buffer, CommitResult, Entry, PutMatrix, PutMemory, Scope, Transaction, Version
-from sfm_grpc.storage.contract import Reading, Retention, StoredEvent, VersionPage
+from sfm_grpc.storage.contract import Reading, Retention, VersionPage
+from sfm_grpc.storage.outbox_contract import StoredEvent
 from sfm_grpc.storage.sqlite import commit, housekeeping, reads
 from sfm_grpc.storage.sqlite.connection import connect, prepare, roll_back, translated, unstuck
 from sfm_grpc.storage.sqlite.indexing import SqliteIndexing
 from sfm_grpc.storage.sqlite.memories import SqliteMemories
+from sfm_grpc.storage.sqlite.outbox import SqliteOutbox
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -55,6 +57,7 @@ class SqliteStore:
         self._checker: sqlite3.Connection | None = None
         self.memories = SqliteMemories(self._read, self._write_once)
         self.indexing = SqliteIndexing(self._read, self._write_once)
+        self.outbox = SqliteOutbox(self._read, self._write_once)
         self._file = (0, 0)
         """Device and inode of the file that is open: whether the path still means it."""
         self._log_bytes = 0

@@ -7,6 +7,7 @@ import sqlite3
 from sfm_grpc.model import Scope
 from sfm_grpc.storage import statements
 from sfm_grpc.storage.contract import Retention
+from sfm_grpc.storage.outbox_contract import SINK_LOST_AFTER_S
 
 SQL = statements.load(__package__, "housekeeping.sql")
 _FIND_NAMESPACE = statements.load(__package__, "reads.sql")["find_namespace"]
@@ -60,5 +61,18 @@ def forget(connection: sqlite3.Connection, retention: Retention, now_us: int) ->
     """`Store.forget`. The connection is inside a write transaction."""
     oldest_time_us = now_us - retention.request_age_s * 1_000_000
     requests = connection.execute(SQL["delete_requests"], {"oldest_time_us": oldest_time_us, "limit": _ROWS_AT_ONCE}).rowcount
-    events = connection.execute(SQL["delete_events"], {"events": retention.events, "limit": _ROWS_AT_ONCE}).rowcount
-    return requests + events
+    return requests + _forget_events(connection, retention, now_us)
+
+
+def _forget_events(connection: sqlite3.Connection, retention: Retention, now_us: int) -> int:
+    bounds = {
+        "events": retention.events,
+        "events_unsent": retention.events_unsent,
+        "seen_since_us": now_us - round(SINK_LOST_AFTER_S * 1e6),
+        "limit": _ROWS_AT_ONCE,
+    }
+    old = [event_id for (event_id,) in connection.execute(SQL["list_old_events"], bounds)]
+    if old:
+        connection.execute(SQL["count_dropped"], {"last": old[-1]})
+        connection.execute(SQL["delete_events"], {"last": old[-1]})
+    return len(old)

@@ -33,6 +33,18 @@ WHERE namespace_id = :namespace_id;
 DELETE FROM request WHERE (tenant, namespace, method, request_id) IN (
   SELECT tenant, namespace, method, request_id FROM request WHERE first_time_us < :oldest_time_us ORDER BY first_time_us LIMIT :limit);
 
+-- name: list_old_events
+-- Beyond the number kept, and sent; or beyond the number kept unsent.
+SELECT event_id FROM event
+WHERE event_id <= (SELECT MAX(event_id) FROM event) - :events
+  AND event_id <= MAX(
+    COALESCE((SELECT MIN(event_id) FROM event_sink WHERE seen_us > :seen_since_us), 9223372036854775807),
+    (SELECT MAX(event_id) FROM event) - :events_unsent)
+ORDER BY event_id LIMIT :limit;
+
+-- name: count_dropped
+UPDATE event_sink SET dropped = dropped + (SELECT COUNT(*) FROM event e WHERE e.event_id <= :last AND e.event_id > event_sink.event_id)
+WHERE event_id < :last;
+
 -- name: delete_events
-DELETE FROM event WHERE event_id <= (SELECT MAX(event_id) FROM event) - :events
-  AND event_id IN (SELECT event_id FROM event ORDER BY event_id LIMIT :limit);
+DELETE FROM event WHERE event_id <= :last;

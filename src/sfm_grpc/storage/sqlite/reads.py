@@ -10,7 +10,8 @@ from typing import Any
 from sfm_grpc.errors import NotFound, RhoCorrupt, VersionCompacted
 from sfm_grpc.model import Buffer, Entry, Scope, Version
 from sfm_grpc.storage import codec, statements
-from sfm_grpc.storage.contract import Reading, StoredEvent, VersionPage
+from sfm_grpc.storage.contract import Reading, VersionPage
+from sfm_grpc.storage.outbox_contract import StoredEvent
 
 SQL = statements.load(__package__, "reads.sql")
 PEEK = SQL["peek"]
@@ -89,10 +90,7 @@ def heads(connection: sqlite3.Connection, after: Scope | None, limit: int) -> Se
 def events(connection: sqlite3.Connection, after: int, limit: int) -> Sequence[StoredEvent]:
     """`Store.events`."""
     rows = connection.execute(SQL["list_events"], {"after": after, "limit": limit})
-    return [
-        StoredEvent(event_id, Scope(tenant, namespace), topic, version, time_us, codec.payload_from_json(payload))
-        for event_id, tenant, namespace, topic, version, time_us, payload in rows
-    ]
+    return [codec.event_from_columns(row) for row in rows]
 
 
 def _namespace(connection: sqlite3.Connection, scope: Scope) -> tuple[int, int, int]:

@@ -76,6 +76,17 @@ CREATE TABLE event (
   payload TEXT NOT NULL
 );
 
+-- How far the outbox was sent: a row for each place that events go to. It has all events up to `event_id`. Whose turn it is to send,
+-- and until when (by this machine's clock); when it was last said to be in use; how many events were taken away before it got them.
+CREATE TABLE event_sink (
+  name TEXT PRIMARY KEY,
+  event_id INTEGER NOT NULL,
+  owner TEXT NOT NULL,
+  until_us INTEGER NOT NULL,
+  seen_us INTEGER NOT NULL,
+  dropped INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- One row a namespace that has memories, or had: the row that every write to them changes, and so the order of their revisions.
 CREATE TABLE memory_space (
   -- Never used again.
