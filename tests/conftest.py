@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.support.services.fixtures",
     "tests.support.services.redis_fixtures",
     "tests.support.services.qdrant_fixtures",
+    "tests.support.services.kafka_fixtures",
 ]
 
 

@@ -32,8 +32,10 @@ from sfm_grpc.coordinator.links import LinkCoordinator
 from sfm_grpc.coordinator.memories import MemoryCoordinator, MemoryRules
 from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
 from sfm_grpc.coordinator.namespaces import NamespaceCoordinator
+from sfm_grpc.coordinator.outbox import Outbox
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.reads import Reads
+from sfm_grpc.coordinator.relay import Relay
 from sfm_grpc.coordinator.report import Truth
 from sfm_grpc.coordinator.rho import RhoCoordinator, RhoRules
 from sfm_grpc.coordinator.search import MemorySearch
@@ -59,6 +61,8 @@ from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
+from sfm_grpc.storage.events.cloud_events import record_of
+from sfm_grpc.storage.events.contract import EventSink
 from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
@@ -88,11 +92,14 @@ class App:
         self.presence = Presence(self.store, self.rho_health.load)
         self.index = stores.build_index(s)
         self.indexer = Indexer(self.store, self.index, self.metrics.index)
-        parts = [part.component for part in (self.leases, self.indexer) if part is not None]
+        self.outbox = Outbox(self.store, self.fences, self.metrics.events, streams_max=s.events_streams_max)
+        self.sink = stores.build_sink(s)
+        self.relay = self._relay(self.sink) if self.sink is not None else None
+        parts = [part.component for part in (self.leases, self.indexer, self.relay) if part is not None]
         self.truth = Truth(
             self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, parts=parts
         )
-        retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept)
+        retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept, s.events_unsent_max)
         self._housekeeping = Housekeeping(self.store, snapshots, retention, self.metrics, self.rho_health.is_whole)
         behind = self.store if stores.is_cached(self.store) else None
         self.caches = Caches(behind, self.fences, self.cache, page_size_max=s.page_size_max)
@@ -136,6 +143,8 @@ class App:
         self.exports = Exports(self.store, bulk)
         self.search = MemorySearch(self.store, self.index, limit_max=s.search_limit_max)
         self.commits.on_written(self.indexer.written)
+        self.commits.on_written(self.outbox.written)
+        self.commits.on_committed(lambda *_: self.outbox.written())
         self.memory_upkeep = MemoryUpkeep(self.store, self.commits, self.metrics, undelete_s=s.undelete_s, node_id=s.node)
         self._load = Load(_load_rules(s), self.metrics)
         self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
@@ -148,6 +157,10 @@ class App:
         if not stores.is_cached(self.store):
             return None
         return Fences(self.store, contents, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
+
+    def _relay(self, sink: EventSink) -> Relay:
+        source, topics = self.settings.events_source, self.settings.kafka_topics
+        return Relay(self.store, self.outbox, sink, self.metrics.events, record_of=lambda event: record_of(event, source, topics))
 
     def _named_windows(self) -> dict[str, LatencyWindow]:
         return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}
@@ -177,7 +190,7 @@ class App:
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.index.close)
         self._stack.push_async_callback(self.presence.end)
-        for part in (self.cache, self.fences, self.leases):
+        for part in (self.cache, self.fences, self.leases, self.sink):
             if part is not None:
                 self._stack.push_async_callback(part.close)
         await self.presence.begin()
@@ -194,6 +207,8 @@ class App:
         self._spawn(self.memory_upkeep.run())
         self._spawn(self.indexer.run())
         self._spawn(self.watches.run())
+        if self.relay is not None:
+            self._spawn(self.relay.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._load.watch(self._received))
         self._spawn(self._load_lapack())

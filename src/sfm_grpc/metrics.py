@@ -77,6 +77,7 @@ class Metrics:
         self.store = StoreMetrics(r)
         self.cache = CacheMetrics(r)
         self.index = IndexMetrics(r)
+        self.events = EventMetrics(r)
 
     def call(self, service: str, method: str) -> CallMetrics:
         """The metrics of one method."""
@@ -140,6 +141,26 @@ class IndexMetrics:
         self.apply_seconds = Histogram(
             "sfm_index_apply_seconds", "Time of one batch to the vector index", buckets=_SECONDS, registry=r
         )
+
+
+class EventMetrics:
+    """Events on their way to Kafka; all 0 where there is none."""
+
+    def __init__(self, r: CollectorRegistry) -> None:
+        self.ok = Gauge("sfm_events_sink_ok", "1 while Kafka takes events", registry=r)
+        self.unsent = Gauge("sfm_events_unsent", "Events that Kafka did not have at the last look", registry=r)
+        self.lag_seconds = Gauge(
+            "sfm_events_lag_seconds", "Age of the oldest event that Kafka did not have at the last look", registry=r
+        )
+        self.dropped = Gauge(
+            "sfm_events_dropped", "Events that were taken away before Kafka had them, by any replica", registry=r
+        )
+        self.sent = Counter("sfm_events_sent", "Events that Kafka acknowledged to this process", ("topic",), registry=r)
+        self.failed = Counter("sfm_events_failed", "Batches of events that Kafka refused, or that were given up", registry=r)
+        self.send_seconds = Histogram(
+            "sfm_events_send_seconds", "Time until Kafka had acknowledged a batch", buckets=_SECONDS, registry=r
+        )
+        self.streams = Gauge("sfm_events_streams", "Streams of TailEvents that are open", registry=r)
 
 
 class CallMetrics:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import math
 import os
 import socket
@@ -119,10 +120,35 @@ class Settings(BaseSettings):
         86_400, ge=0, description="Older versions go too, the head and LAST_VALID excepted; 0: age does not matter."
     )
     request_age_s: int = Field(86_400, ge=86_400, description="How long request ids are remembered, at least a day.")
-    events_kept: int = Field(10_000, ge=1, description="Events kept in the outbox while nothing takes them away.")
+    events_kept: int = Field(10_000, ge=1, description="Events kept in the outbox: `sfm events tail` shows them.")
+    events_unsent_max: int = Field(
+        1_000_000, ge=1, description="Events kept for Kafka while it has not got them; the oldest beyond it are lost to it."
+    )
 
     search_limit_max: int = Field(1_000, ge=1, le=10_000, description="Neighbours in one answer of a search.")
     undelete_s: int = Field(86_400, ge=0, description="How long a deleted memory can be undeleted.")
+
+    # ---- events
+    kafka_bootstrap: str = Field(
+        "", description="Kafka's brokers, `host:9092,host:9092`: events are sent there; empty: they stay in the outbox."
+    )
+    kafka_security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        "plaintext", description="How Kafka is spoken to; what it needs besides goes into `SFM_KAFKA_OPTIONS`."
+    )
+    kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", description="How we say who we are, where the protocol is `sasl_…`.")
+    kafka_sasl_username: str = Field("", description="Who we are there.")
+    kafka_sasl_password: SecretStr | None = Field(None, description="The password of that user.")
+    kafka_options: SecretStr | None = Field(
+        None,
+        description='Further properties of librdkafka, a JSON object: `{"ssl.ca.location": "/etc/kafka/ca.pem"}`. They win over '
+        "what is said above, but not over what order and completeness rest on.",
+    )
+    kafka_topic_rho_status: str = Field("rho.status", min_length=1, description="The topic of `rho.status`.")
+    kafka_topic_memory_event: str = Field("memory.event", min_length=1, description="The topic of `memory.event`.")
+    kafka_topic_prune_result: str = Field("prune.result", min_length=1, description="The topic of `prune.result`.")
+    events_source: str = Field(
+        "/sfm", min_length=1, description="What events say where they come from (`ce_source`): another for each store."
+    )
 
     # ---- ρ
     rho_enforcement: Enforcement = Field(
@@ -182,6 +208,7 @@ class Settings(BaseSettings):
     watch_streams_max: int = Field(
         1_000, ge=1, le=100_000, description="Streams of WatchRho open at once; each holds one message at most."
     )
+    events_streams_max: int = Field(100, ge=1, le=10_000, description="Streams of TailEvents open at once.")
     bulk_streams_max: int = Field(
         16,
         ge=1,
@@ -220,7 +247,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("postgres_url", "redis_url", "qdrant_url", "qdrant_api_key")
+    @field_validator("postgres_url", "redis_url", "qdrant_url", "qdrant_api_key", "kafka_sasl_password", "kafka_options")
     @classmethod
     def _none(cls, value: SecretStr | None) -> SecretStr | None:
         """Empty is unset: libpq would take it for a server of its own choice."""
@@ -248,6 +275,7 @@ class Settings(BaseSettings):
                 "SFM_QDRANT_URL leads beyond loopback without TLS, and SFM_QDRANT_API_KEY would be read on the way: write "
                 "https://, or say --insecure (SFM_INSECURE=1) where the network is trusted"
             )
+        _ = self.kafka_properties
         if self.postgres_pool_min > self.postgres_pool_max:
             raise ValueError("SFM_POSTGRES_POOL_MIN is over SFM_POSTGRES_POOL_MAX")
         if self.deadline_default_ms > self.deadline_max_ms:
@@ -273,6 +301,33 @@ class Settings(BaseSettings):
         return self.node_id or f"{socket.gethostname()}-{os.getpid()}"
 
     @property
+    def kafka_properties(self) -> dict[str, str | int | float | bool]:
+        """What librdkafka is told of how to come in; `kafka_options` has the last word. Raises ValueError."""
+        told: dict[str, str | int | float | bool] = {"security.protocol": self.kafka_security_protocol}
+        if self.kafka_security_protocol.startswith("sasl"):
+            told |= {"sasl.mechanism": self.kafka_sasl_mechanism, "sasl.username": self.kafka_sasl_username}
+            if self.kafka_sasl_password:
+                told["sasl.password"] = self.kafka_sasl_password.get_secret_value()
+        if self.kafka_options:
+            try:
+                given = json.loads(self.kafka_options.get_secret_value())
+            except ValueError:
+                given = None
+            if not isinstance(given, dict) or not all(isinstance(v, str | int | float) for v in given.values()):
+                raise ValueError("SFM_KAFKA_OPTIONS is no JSON object of texts, numbers, true and false")
+            told |= given
+        return told
+
+    @property
+    def kafka_topics(self) -> dict[str, str]:
+        """Under which name each kind of event goes."""
+        return {
+            "rho.status": self.kafka_topic_rho_status,
+            "memory.event": self.kafka_topic_memory_event,
+            "prune.result": self.kafka_topic_prune_result,
+        }
+
+    @property
     def limits(self) -> dict[str, int]:
         """What GetServerInfo publishes."""
         names = (
@@ -296,6 +351,7 @@ class Settings(BaseSettings):
             "search_limit_max",
             "undelete_s",
             "watch_streams_max",
+            "events_streams_max",
             "bulk_streams_max",
             "deadline_max_ms",
             "rho_history_versions",

@@ -1,4 +1,4 @@
-"""Which store the settings mean, and how its schema is brought up to date."""
+"""Which store the settings mean, and what stands beside it; how its schema is brought up to date."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sfm_grpc.errors import StoreRefused
 from sfm_grpc.metrics import CacheMetrics, StoreMetrics
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import CachedStore, Store
+from sfm_grpc.storage.events.contract import EventSink
 from sfm_grpc.storage.sqlite import SqliteStore
 from sfm_grpc.storage.vectors.contract import VectorIndex
 
@@ -70,6 +71,25 @@ def build_index(settings: Settings) -> VectorIndex:
         prefix=settings.qdrant_prefix,
         timeout_s=settings.qdrant_timeout_ms / 1000,
     )
+
+
+def build_sink(settings: Settings) -> EventSink | None:
+    """Where events go, not yet connected; None: they stay in the outbox. Raises StoreRefused for what librdkafka refuses."""
+    if not settings.kafka_bootstrap:
+        return None
+    from sfm_grpc.storage.events.kafka import KafkaSink
+    from sfm_grpc.storage.events.options import KafkaOptions
+
+    options = KafkaOptions(
+        bootstrap=settings.kafka_bootstrap,
+        client_id=settings.node,
+        properties=settings.kafka_properties,
+        topics=tuple(dict.fromkeys(settings.kafka_topics.values())),
+    )
+    try:
+        return KafkaSink(options)
+    except ValueError as error:
+        raise StoreRefused(problem=f"SFM_KAFKA_*: {error}") from error
 
 
 def is_cached(store: Store) -> TypeGuard[CachedStore]:

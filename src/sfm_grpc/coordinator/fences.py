@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from sfm_grpc.coordinator.contents import Contents
@@ -30,6 +30,7 @@ _TRY_AGAIN_S = 0.02
 _AGAIN_MIN_S, _AGAIN_MAX_S = 1.0, 300.0
 _FORGIVEN_S = 600.0
 _NAMESPACES_KEPT = 16_384
+_TOLD_AT_ONCE = 32
 
 
 class Fences:
@@ -103,6 +104,14 @@ class Fences:
                 break
             may_fill = False  # it is on again meanwhile: another epoch, of which this transaction knows nothing
         self._metrics.fence_seconds.observe(time.monotonic() - begun)
+
+    async def tell_all(self, numbers: Mapping[Scope, int]) -> None:
+        """The same of versions of many namespaces, each of which the store has by now. Raises StoreUnavailable."""
+        seen = await self._store.caches_seen(numbers.keys())
+        cached = [scope for scope, found in seen.items() if found.state is not CacheState.DRAINED]
+        for at in range(0, len(cached), _TOLD_AT_ONCE):
+            some = cached[at : at + _TOLD_AT_ONCE]
+            await asyncio.gather(*(self.tell(s, min(seen[s].version, numbers[s]), seen[s]) for s in some))
 
     async def tell_refusal(self, scope: Scope, error: SfmError) -> None:
         """The same before a refusal that names the namespace's version."""
