@@ -49,6 +49,7 @@ from sfm_grpc.http.server import HttpServer
 from sfm_grpc.metrics import LatencyWindow, Metrics
 from sfm_grpc.model import PutMatrix, Scope, Transaction, Version
 from sfm_grpc.rpc import server as rpc_server
+from sfm_grpc.rpc.events import EventsServicer
 from sfm_grpc.rpc.grpc_health import ProbeServicer
 from sfm_grpc.rpc.health import HealthServicer, ServerFacts
 from sfm_grpc.rpc.interceptors import CallGuard, CallRules
@@ -243,6 +244,7 @@ class App:
                 BulkServicer(self.imports, self.exports, batch_bytes_max=self.settings.batch_bytes_max),
                 LinkServicer(self.links, deadline=self._guard.deadline),
             ],
+            "Events": [EventsServicer(self.outbox)],
             "Health": [HealthServicer(self.truth.report, facts)],
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)

@@ -10,6 +10,7 @@ import typer
 
 from sfm_grpc.cli import (
     cache,
+    events,
     exits,
     index,
     memory_bulk,
@@ -47,11 +48,13 @@ rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 memories = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 namespaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 indexes = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+outbox = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
 app.add_typer(memories, name="memory", help="Put, read, list, search, count, link, import, export, delete and undelete memories.")
 app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, describe and delete them.")
 app.add_typer(indexes, name="index", help="Compare the vector index with the memories, and mend it.")
+app.add_typer(outbox, name="events", help="Look at what is told to the rest of the world.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
 
 
@@ -226,6 +229,15 @@ indexes.command("verify", epilog=epilog("Examples", "sfm index verify agent-7 ||
 indexes.command("repair", epilog=epilog("Examples", "sfm index repair agent-7", "sfm index repair agent-7 --rebuild --json"))(
     index.repair
 )
+
+outbox.command(
+    "tail",
+    epilog=epilog(
+        "Examples",
+        "sfm events tail --namespace agent-7",
+        "sfm events tail --follow --topic rho.status --json | jq -c .payload",
+    ),
+)(events.tail)
 
 caches.command("status", epilog=epilog("Examples", "sfm cache status", "sfm cache status agent-7 --json"))(cache.status)
 caches.command("off", epilog=epilog("Examples", "sfm cache off agent-7", "sfm cache off --all"))(cache.off)

@@ -15,6 +15,7 @@ from sfm_grpc.client.bulk import ExportProgress, ImportReport, LineError
 from sfm_grpc.client.caches import CachePage, NamespaceCache
 from sfm_grpc.client.channel import Tls
 from sfm_grpc.client.density import normalized
+from sfm_grpc.client.events import Event
 from sfm_grpc.client.index_audit import IndexProgress, IndexReport
 from sfm_grpc.client.links import Link, LinkReceipt
 from sfm_grpc.client.memories import Memories
@@ -49,7 +50,7 @@ from sfm_grpc.client.records import (
     Snapshot,
     WatchedSnapshot,
 )
-from sfm_grpc.client.streams import AsyncFollower, AsyncWatch, Follower, Watch
+from sfm_grpc.client.streams import AsyncEventTail, AsyncFollower, AsyncWatch, EventTail, Follower, Watch
 from sfm_grpc.client.sync import Client, Namespace, Rho
 from sfm_grpc.errors import (
     AlreadyExists,
@@ -85,6 +86,7 @@ __all__ = [
     "KEEP",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncEventTail",
     "AsyncFollower",
     "AsyncMemories",
     "AsyncNamespace",
@@ -102,6 +104,8 @@ __all__ = [
     "DeletedNamespace",
     "Draining",
     "Entry",
+    "Event",
+    "EventTail",
     "ExportProgress",
     "Factor",
     "Follower",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, Unpack, cast
 
 import grpc
 import grpc.aio
 
-from sfm_grpc.client import bulk, caches, namespaces
+from sfm_grpc.client import bulk, caches, events, namespaces
 from sfm_grpc.client.aio_memories import AsyncMemories
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
@@ -43,7 +43,7 @@ from sfm_grpc.client.records import (
     Snapshot,
 )
 from sfm_grpc.client.steps import Call, Converse, Flow, Open, Pause, Receive, Run, Send, Step, T
-from sfm_grpc.client.streams import AsyncFollower, AsyncWatch
+from sfm_grpc.client.streams import AsyncEventTail, AsyncFollower, AsyncWatch
 from sfm_grpc.client.sync import STREAMS
 from sfm_grpc.client.watching import Watching, WatchOptions
 from sfm_grpc.errors import SfmError, UnexpectedStatus
@@ -219,6 +219,18 @@ class AsyncClient:
     ) -> DeletedNamespace:
         """As `Client.delete_namespace`."""
         return await self._driver.run(namespaces.delete(self._flows.kept, name, confirm, if_revision, self._timeout_s, **options))
+
+    def tail_events(
+        self,
+        namespace: str = "",
+        topics: str | Iterable[str] = (),
+        *,
+        after: int = 0,
+        follow: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncEventTail:
+        """As `Client.tail_events`: `async for event in client.tail_events(): …`."""
+        return AsyncEventTail(events.Tailing(namespace, topics, after, follow=follow, timeout_s=timeout_s), self._driver)
 
     async def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""

@@ -1,4 +1,4 @@
-"""What `watch` and `follow` answer, blocking and asyncio: the drivers perform the flows of `watching`."""
+"""What `watch`, `follow` and `tail_events` answer, blocking and asyncio: drivers perform the flows of `watching` and `events`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from sfm_grpc.client.commits import Keys
+from sfm_grpc.client.events import Event, Tailing
 from sfm_grpc.client.records import Snapshot, WatchedSnapshot, moment
 from sfm_grpc.client.watching import Following, Watching
 from sfm_grpc.errors import DeadlineExceeded, SfmError
@@ -71,6 +72,54 @@ class AsyncWatch(_Watched, AsyncIterator[WatchedSnapshot]):
     async def close(self) -> None:
         """Ends the stream."""
         self._watching.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+class EventTail(Iterator[Event]):
+    """Events, oldest first; iterating waits for the next where it follows. Open until closed, or left as a context manager."""
+
+    def __init__(self, tailing: Tailing, driver: sync.Driver) -> None:
+        self._tailing = tailing
+        self._driver = driver
+
+    def __next__(self) -> Event:
+        event = self._driver.run(self._tailing.next())
+        if event is None:
+            raise StopIteration
+        return event
+
+    def close(self) -> None:
+        """Ends the stream. Any thread may: one that waits for the next event is told UnexpectedStatus (CANCELLED)."""
+        self._tailing.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncEventTail(AsyncIterator[Event]):
+    """The same to be iterated with `async for`."""
+
+    def __init__(self, tailing: Tailing, driver: aio.Driver) -> None:
+        self._tailing = tailing
+        self._driver = driver
+
+    async def __anext__(self) -> Event:
+        event = await self._driver.run(self._tailing.next())
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def close(self) -> None:
+        """Ends the stream."""
+        self._tailing.cancel()
 
     async def __aenter__(self) -> Self:
         return self

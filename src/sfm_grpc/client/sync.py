@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
-from sfm_grpc.client import bulk, caches, index_audit, links, memory_flows, namespaces
+from sfm_grpc.client import bulk, caches, events, index_audit, links, memory_flows, namespaces
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import (
@@ -41,13 +41,13 @@ from sfm_grpc.client.records import (
     Snapshot,
 )
 from sfm_grpc.client.steps import Call, Converse, Flow, Open, Pause, Receive, Run, Send, Step, T
-from sfm_grpc.client.streams import Follower, Watch
+from sfm_grpc.client.streams import EventTail, Follower, Watch
 from sfm_grpc.client.watching import WATCH_RHO, Watching, WatchOptions
 from sfm_grpc.errors import SfmError
 from sfm_grpc.model import Metadata
 
 UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS, *links.METHODS)
-STREAMS = (WATCH_RHO, *bulk.STREAMS, *index_audit.STREAMS)
+STREAMS = (WATCH_RHO, *bulk.STREAMS, *index_audit.STREAMS, *events.STREAMS)
 
 
 class Driver:
@@ -223,6 +223,23 @@ class Client:
         Options: `request_id`, `validate_only`, `timeout_s`. Raises ConfirmationRequired, NotFound, VersionConflict.
         """
         return self._driver.run(namespaces.delete(self._flows.kept, name, confirm, if_revision, self._timeout_s, **options))
+
+    def tail_events(
+        self,
+        namespace: str = "",
+        topics: str | Iterable[str] = (),
+        *,
+        after: int = 0,
+        follow: bool = False,
+        timeout_s: float | None = None,
+    ) -> EventTail:
+        """The tenant's events in the server's outbox, oldest first, those after the event `after`: whether Kafka has them or not.
+
+        `namespace` and `topics` empty: all. With `follow` it goes on with what is written, until it is closed. `timeout_s` bounds
+        the whole (None: nothing does). To go on after an error, tail again after the last event. Raises, while it is iterated,
+        InvalidRequest, Overloaded, StoreUnavailable, Draining.
+        """
+        return EventTail(events.Tailing(namespace, topics, after, follow=follow, timeout_s=timeout_s), self._driver)
 
     def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""

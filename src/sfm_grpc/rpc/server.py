@@ -14,7 +14,7 @@ from grpc.aio import Server
 from grpc_health.v1 import health_pb2 as probe_pb2
 from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sfm.v1 import health_pb2, memory_store_pb2, rho_store_pb2
+from sfm.v1 import events_pb2, health_pb2, memory_store_pb2, rho_store_pb2
 
 from sfm_grpc.rpc import convert
 from sfm_grpc.rpc.caller import Context
@@ -28,6 +28,7 @@ DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
     for d in (
         rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"],
         memory_store_pb2.DESCRIPTOR.services_by_name["MemoryStore"],
+        events_pb2.DESCRIPTOR.services_by_name["Events"],
         health_pb2.DESCRIPTOR.services_by_name["Health"],
     )
 }
@@ -149,7 +150,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 
 def _streams_max(settings: Settings) -> int:
-    return 2 * (settings.concurrent_rpcs_max + settings.watch_streams_max + settings.bulk_streams_max) + _HEALTH_STREAMS
+    streams = settings.watch_streams_max + settings.bulk_streams_max + settings.events_streams_max
+    return 2 * (settings.concurrent_rpcs_max + streams) + _HEALTH_STREAMS
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sfm.v1 import health_pb2, memory_store_pb2, rho_store_pb2
+from sfm.v1 import events_pb2, health_pb2, memory_store_pb2, rho_store_pb2
 
 from sfm_grpc import allocator
 from sfm_grpc.client import Client, InvalidRequest, Tls
@@ -42,7 +42,7 @@ def test_the_retry_buffer_is_as_large_as_a_message() -> None:
     assert options["grpc.max_send_message_length"] >= 64 << 20
     policy = json.loads(options["grpc.service_config"])["methodConfig"][0]
     assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert {n["service"] for n in policy["name"]} == {m.split("/")[1] for m in UNARY}
+    assert {n["service"] for n in policy["name"]} == {m.split("/")[1] for m in (*UNARY, *STREAMS)}
     assert dict(endpoint(message_bytes_max=2**31 - 1).options)["grpc.max_send_message_length"] == 2**31 - 1
 
 
@@ -66,7 +66,7 @@ def test_of_several_servers_one_answers_while_the_other_is_gone(connect, server:
 
 
 def test_every_method_exists_and_none_is_forgotten() -> None:
-    files = (rho_store_pb2.DESCRIPTOR, memory_store_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    files = (rho_store_pb2.DESCRIPTOR, memory_store_pb2.DESCRIPTOR, events_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
     services = [service for file in files for service in file.services_by_name.values()]
     assert {*UNARY, *STREAMS, *CONVERSATIONS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
 
