@@ -34,6 +34,7 @@ NAMES = (
     "vectors",
     "imports",
     "search",
+    "events",
 )
 _RESULTS = Path(__file__).parent / "results"
 

@@ -62,8 +62,6 @@ from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Retention, Store
-from sfm_grpc.storage.events.cloud_events import record_of
-from sfm_grpc.storage.events.contract import EventSink
 from sfm_grpc.storage.in_process import SnapshotCache
 
 _log = logging.getLogger(__name__)
@@ -95,7 +93,7 @@ class App:
         self.indexer = Indexer(self.store, self.index, self.metrics.index)
         self.outbox = Outbox(self.store, self.fences, self.metrics.events, streams_max=s.events_streams_max)
         self.sink = stores.build_sink(s)
-        self.relay = self._relay(self.sink) if self.sink is not None else None
+        self.relay = Relay(self.store, self.outbox, self.sink, self.metrics.events) if self.sink is not None else None
         parts = [part.component for part in (self.leases, self.indexer, self.relay) if part is not None]
         self.truth = Truth(
             self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, parts=parts
@@ -158,10 +156,6 @@ class App:
         if not stores.is_cached(self.store):
             return None
         return Fences(self.store, contents, self.metrics.cache, fence_timeout_s=self.settings.fence_timeout_ms / 1000)
-
-    def _relay(self, sink: EventSink) -> Relay:
-        source, topics = self.settings.events_source, self.settings.kafka_topics
-        return Relay(self.store, self.outbox, sink, self.metrics.events, record_of=lambda event: record_of(event, source, topics))
 
     def _named_windows(self) -> dict[str, LatencyWindow]:
         return {"GetRho": self._windows["read"], "CommitRho": self._windows["commit"]}

@@ -77,6 +77,7 @@ def build_sink(settings: Settings) -> EventSink | None:
     """Where events go, not yet connected; None: they stay in the outbox. Raises StoreRefused for what librdkafka refuses."""
     if not settings.kafka_bootstrap:
         return None
+    from sfm_grpc.storage.events.cloud_events import CloudEvents
     from sfm_grpc.storage.events.kafka import KafkaSink
     from sfm_grpc.storage.events.options import KafkaOptions
 
@@ -87,7 +88,7 @@ def build_sink(settings: Settings) -> EventSink | None:
         topics=tuple(dict.fromkeys(settings.kafka_topics.values())),
     )
     try:
-        return KafkaSink(options)
+        return KafkaSink(options, CloudEvents(settings.events_source, settings.kafka_topics))
     except ValueError as error:
         raise StoreRefused(problem=f"SFM_KAFKA_*: {error}") from error
 

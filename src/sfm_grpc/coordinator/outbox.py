@@ -16,6 +16,7 @@ from sfm_grpc.model import Scope
 from sfm_grpc.storage.contract import Store
 from sfm_grpc.storage.outbox_contract import StoredEvent
 
+# A batch is a few milliseconds of the event loop, and of a transaction that moves a position on.
 _AT_ONCE = 500
 # What others have written is looked for so often; what this process has is known at once.
 _LOOK_S = 0.25

@@ -13,14 +13,14 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sfm_grpc.coordinator.outbox import Outbox
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.errors import Overloaded, StoreUnavailable
 from sfm_grpc.metrics import EventMetrics
 from sfm_grpc.storage.contract import Store
-from sfm_grpc.storage.events.contract import EventSink, Record, SinkUnavailable
+from sfm_grpc.storage.events.contract import EventSink, SinkUnavailable
 from sfm_grpc.storage.finishing import finished
 from sfm_grpc.storage.outbox_contract import StoredEvent
 
@@ -38,20 +38,11 @@ _RETRY_MIN_S, _RETRY_MAX_S = 0.25, 5.0
 class Relay:
     """One process's part in sending events. Where several serve one store, they take turns."""
 
-    def __init__(
-        self,
-        store: Store,
-        outbox: Outbox,
-        sink: EventSink,
-        metrics: EventMetrics,
-        *,
-        record_of: Callable[[StoredEvent], Record],
-    ) -> None:
+    def __init__(self, store: Store, outbox: Outbox, sink: EventSink, metrics: EventMetrics) -> None:
         self._store = store
         self._outbox = outbox
         self._sink = sink
         self._metrics = metrics
-        self._record_of = record_of
         self._looked_s = self._kept_s = -_KEEP_S
         self._dropped: int | None = None
         """How many the sink has lost, at the last look; None: not looked yet."""
@@ -113,7 +104,7 @@ class Relay:
     async def _send(self, events: Sequence[StoredEvent], owner: str, position: int) -> None:
         """Returns when the sink has all of them. Raises SinkUnavailable when it refuses, or the turn is lost meanwhile."""
         began_s = time.monotonic()
-        sending = asyncio.create_task(self._sink.send([self._record_of(e) for e in events]))
+        sending = asyncio.create_task(self._sink.send(events))
         try:
             while not (await asyncio.wait({sending}, timeout=_RENEW_S))[0]:
                 if await self._advance(owner, position) is None:

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An event as the rest of the world gets it."""
-
-    topic: str
-    key: bytes
-    """Records of one key and topic arrive in the order in which they are sent."""
-    value: bytes
-    headers: Sequence[tuple[str, bytes]]
+from sfm_grpc.storage.outbox_contract import StoredEvent
 
 
 class SinkUnavailable(Exception):  # noqa: N818  as IndexUnavailable
@@ -31,11 +21,12 @@ class EventSink(Protocol):
     async def check(self) -> str:
         """Asks it how it is. Returns what it is; raises SinkUnavailable."""
 
-    async def send(self, records: Sequence[Record]) -> None:
+    async def send(self, events: Sequence[StoredEvent]) -> None:
         """Returns when it has all of them, however long that takes.
 
-        Of each topic and key it has them in order, whatever is lost and sent again on the way. Where this raises SinkUnavailable
-        or is cancelled, it may have the first few of each; whoever sends the same again repeats these and leaves out none.
+        Of each topic and namespace it has them in order, whatever is lost and sent again on the way. Where this raises
+        SinkUnavailable or is cancelled, it may have the first few of each; whoever sends the same again repeats these and leaves
+        out none.
         """
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ what arrives first of each event is in order, too, however the two of them meet 
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from sfm_grpc.storage.events.contract import Record, SinkUnavailable
+from sfm_grpc.storage.events.cloud_events import CloudEvents
+from sfm_grpc.storage.events.contract import SinkUnavailable
 from sfm_grpc.storage.events.options import KafkaOptions, Property
-
-_log = logging.getLogger(__name__)
+from sfm_grpc.storage.outbox_contract import StoredEvent
 
 # What the promises rest on.
 FIXED: dict[str, Property] = {
@@ -37,6 +37,7 @@ _USUAL: dict[str, Property] = {
     # Whether a message is too large is the topic's to say.
     "message.max.bytes": 64 << 20,
 }
+_AFTERWORD = re.compile(r" \(after \d+ms in state .*\)$")
 _POLL_S = 0.1
 _CHECK_S = 3.0
 # What was said of trouble is believed for so long, where nothing else is known.
@@ -48,9 +49,13 @@ class KafkaSink:
 
     name = "kafka"
 
-    def __init__(self, options: KafkaOptions) -> None:
-        """Connects to nothing yet. Raises ValueError for properties that librdkafka does not know, or values it does not take."""
+    def __init__(self, options: KafkaOptions, form: CloudEvents) -> None:
+        """Connects to nothing yet; `form` is what events are sent as.
+
+        Raises ValueError for properties that librdkafka does not know, or values it does not take.
+        """
         self._options = options
+        self._form = form
         self._sending = ThreadPoolExecutor(1, thread_name_prefix="kafka-send")
         self._checking = ThreadPoolExecutor(1, thread_name_prefix="kafka-check")
         self._closing = threading.Event()
@@ -102,10 +107,10 @@ class KafkaSink:
 
     # ---- sending
 
-    async def send(self, records: Sequence[Record]) -> None:
+    async def send(self, events: Sequence[StoredEvent]) -> None:
         """See the contract."""
         given_up = threading.Event()
-        work = asyncio.get_running_loop().run_in_executor(self._sending, self._send, records, given_up)
+        work = asyncio.get_running_loop().run_in_executor(self._sending, self._send, events, given_up)
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -115,18 +120,19 @@ class KafkaSink:
                 work.exception()
             raise
 
-    def _send(self, records: Sequence[Record], given_up: threading.Event) -> None:
-        producer, batch = self._opened(), _Batch(len(records))
+    def _send(self, events: Sequence[StoredEvent], given_up: threading.Event) -> None:
+        producer, batch = self._opened(), _Batch(len(events))
         try:
-            for r in records:
-                producer.produce(r.topic, r.value, r.key, headers=list(r.headers), on_delivery=batch.told)
+            for event in events:
+                r = self._form.record(event)
+                producer.produce(r.topic, r.value, r.key, headers=r.headers, on_delivery=batch.told)
             while batch.left and batch.failure is None and not (given_up.is_set() or self._closing.is_set()):
                 producer.poll(_POLL_S)
         except KafkaException as error:
             batch.failure = error.args[0]
         except BufferError as error:
             self._discard()
-            raise SinkUnavailable(f"{len(records)} events are more than librdkafka holds") from error
+            raise SinkUnavailable(f"{len(events)} events are more than librdkafka holds") from error
         if batch.failure is not None or batch.left:
             self._discard()
             raise SinkUnavailable(self._refused(batch))
@@ -173,4 +179,5 @@ class _Batch:
 
 
 def _words(error: KafkaError) -> str:
-    return str(error.str()).rstrip(".")
+    """Without how long librdkafka tried and how often it has said so before."""
+    return _AFTERWORD.sub("", str(error.str())).rstrip(".")
