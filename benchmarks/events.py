@@ -149,7 +149,12 @@ class _Load:
 
 def _stood_still(kafka: KafkaBroker | MockKafka, url: str, lasting_s: float) -> list[Row]:
     topic = f"still-{time.time_ns()}"
-    settings = {"kafka_bootstrap": kafka.bootstrap, "kafka_topic_rho_status": topic, "events_kept": 1_000_000, **processes.PATIENT}
+    settings = {
+        "kafka_bootstrap": kafka.bootstrap,
+        "kafka_topic_rho_status": topic,
+        "events_kept": 1_000_000,
+        **processes.PATIENT,
+    }
     up: list[float] = []
     down: list[float] = []
     with processes.ours(**postgres.settings(url), **settings) as server:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sfm_grpc.coordinator.outbox import TailQuery
 from sfm_grpc.coordinator.watches import Watch
 from sfm_grpc.errors import VersionConflict, VersionNotReached
 from sfm_grpc.model import CacheState
@@ -265,7 +266,19 @@ async def a_watch_from_another_history(replica: Replica) -> None:
     assert refused.value.current == 2
 
 
-@pytest.mark.parametrize("telling", [a_conflict, a_watch, a_watch_from_another_history], ids=lambda t: t.__name__)
+async def a_tail_of_events(replica: Replica) -> None:
+    async with contextlib.aclosing(replica.app.outbox.tail(TailQuery(N, topics=("rho.status",)))) as events:
+        assert [event.version async for event in events] == [1, 2]
+
+
+async def what_is_sent_to_kafka(replica: Replica) -> None:
+    assert [event.version for event in await replica.app.outbox.after(0)] == [1, 2]
+
+
+TELLINGS = [a_conflict, a_watch, a_watch_from_another_history, a_tail_of_events, what_is_sent_to_kafka]
+
+
+@pytest.mark.parametrize("telling", TELLINGS, ids=lambda t: t.__name__)
 async def test_a_version_that_is_made_and_not_yet_told_is_fenced_by_who_tells_it(
     stage: Stage, telling: Callable[[Replica], Awaitable[None]]
 ) -> None:

@@ -146,6 +146,7 @@ async def test_a_user_who_may_only_read_is_refused_and_told_what_to_grant(postgr
     database = postgres_cluster().fresh(migrated)
     tables = [
         "event",
+        "event_sink",
         "index_seen",
         "memory",
         "memory_dropped",
