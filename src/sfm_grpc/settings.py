@@ -275,7 +275,11 @@ class Settings(BaseSettings):
                 "SFM_QDRANT_URL leads beyond loopback without TLS, and SFM_QDRANT_API_KEY would be read on the way: write "
                 "https://, or say --insecure (SFM_INSECURE=1) where the network is trusted"
             )
-        _ = self.kafka_properties
+        if self.kafka_properties.get("sasl.mechanism") == "PLAIN" and not (self.insecure or self._kafka_keeps_secrets):
+            raise ValueError(
+                "SFM_KAFKA_BOOTSTRAP leads beyond loopback without TLS, and SFM_KAFKA_SASL_PASSWORD would be read on the way: "
+                "use sasl_ssl or a SCRAM mechanism, or say --insecure (SFM_INSECURE=1) where the network is trusted"
+            )
         if self.postgres_pool_min > self.postgres_pool_max:
             raise ValueError("SFM_POSTGRES_POOL_MIN is over SFM_POSTGRES_POOL_MAX")
         if self.deadline_default_ms > self.deadline_max_ms:
@@ -317,6 +321,12 @@ class Settings(BaseSettings):
                 raise ValueError("SFM_KAFKA_OPTIONS is no JSON object of texts, numbers, true and false")
             told |= given
         return told
+
+    @property
+    def _kafka_keeps_secrets(self) -> bool:
+        """Whether nobody on the way reads what is said."""
+        hosts = [broker.rpartition(":")[0].strip("[] ") for broker in self.kafka_bootstrap.split(",") if broker.strip()]
+        return self.kafka_properties["security.protocol"] != "sasl_plaintext" or all(map(is_loopback, hosts))
 
     @property
     def kafka_topics(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from sfm_grpc.storage.events.kafka import FIXED, KafkaSink
 from sfm_grpc.storage.events.options import KafkaOptions
 from sfm_grpc.storage.outbox_contract import StoredEvent
 from tests.conftest import Serve
+from tests.support.cli import here
 from tests.support.drivers import Put
 from tests.support.engines import Engine
 from tests.support.kafka import Arrived, arrived, disorder, has_all
@@ -174,6 +175,23 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing(
     assert disorder(found) == []
 
 
+@pytest.mark.engines("sqlite")
+async def test_what_kafka_lost_is_counted_and_told(
+    engine: Engine, serve: Serve, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = {"kafka_bootstrap": "127.0.0.1:1", "events_kept": 1, "events_unsent_max": 5}
+    server = await serve(settings_for(**engine.settings(tmp_path / "data"), **told))
+    for version in range(12):
+        await commit(server, "n", version)
+    metrics = server.app.metrics.events
+    await until(lambda: metrics.unsent._value.get() == 12)
+    assert metrics.lag_seconds._value.get() > 0
+    await server.app._housekeeping._sweep()
+    await until(lambda: (metrics.unsent._value.get(), metrics.dropped._value.get()) == (5, 7))
+    assert "7 events were taken away before kafka had them" in caplog.text
+    assert metrics.ok._value.get() == 0
+
+
 # ---- how to come in
 
 
@@ -223,6 +241,32 @@ def test_what_the_promises_rest_on_cannot_be_changed() -> None:
     # With these librdkafka would refuse the gapless guarantee.
     assert KafkaSink(told, CloudEvents("/sfm", {})).name == "kafka"
     assert {**told.client, **FIXED}["acks"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("how", "refused"),
+    [
+        ({}, True),
+        ({"insecure": True}, False),
+        ({"kafka_security_protocol": "sasl_ssl"}, False),
+        ({"kafka_sasl_mechanism": "SCRAM-SHA-256"}, False),
+        ({"kafka_bootstrap": "127.0.0.1:9092, [::1]:9092,localhost:9092"}, False),
+    ],
+)
+def test_a_password_is_not_told_to_the_network(how: dict[str, Any], refused: bool) -> None:
+    usual = {"kafka_bootstrap": "127.0.0.1:9092,kafka:9092", "kafka_security_protocol": "sasl_plaintext"}
+    told = usual | {"kafka_sasl_mechanism": "PLAIN", "kafka_sasl_username": "u", "kafka_sasl_password": "p"} | how
+    if refused:
+        with pytest.raises(ConfigError, match="SFM_KAFKA_SASL_PASSWORD would be read"):
+            load(told)
+    else:
+        assert load(told).kafka_properties["sasl.password"] == "p"
+
+
+def test_secrets_are_masked() -> None:
+    secret = {"SFM_KAFKA_SASL_PASSWORD": "hunter2", "SFM_KAFKA_OPTIONS": '{"ssl.key.password": "hunter2"}'}
+    assert "hunter2" not in here("config", env=secret).stdout
+    assert "hunter2" not in here("config", "--json", env=secret).stdout
 
 
 # ---- names

@@ -88,10 +88,10 @@ class KafkaSink:
         return await asyncio.get_running_loop().run_in_executor(self._checking, self._check)
 
     def _check(self) -> str:
-        producer, missing = self._opened(), []
+        producer, missing, until_s = self._opened(), [], time.monotonic() + _CHECK_S
         try:
             for topic in self._options.topics:
-                found = producer.list_topics(topic, timeout=_CHECK_S)
+                found = producer.list_topics(topic, timeout=max(_POLL_S, until_s - time.monotonic()))
                 if found.topics[topic].error is not None:
                     missing.append(topic)
         except KafkaException as error:
