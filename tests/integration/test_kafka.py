@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import pytest
-from sfm.v1 import health_pb2
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from sfm.v1 import health_pb2, memory_store_pb2, memory_store_pb2_grpc
 
 from sfm_grpc.coordinator import relay
 from sfm_grpc.errors import StoreRefused
@@ -176,6 +178,32 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing(
 
 
 @pytest.mark.engines("sqlite")
+async def test_what_kafka_refuses_holds_up_what_follows_until_it_is_mended(
+    engine: Engine, kafka_service: str, serve: Serve, tmp_path: Any
+) -> None:
+    kafka = Kafka(kafka_service, f"t-{uuid.uuid4().hex[:12]}")
+    narrow = kafka.topic("memory_event")
+    admin = AdminClient({"bootstrap.servers": kafka_service, "log_level": 0})
+    admin.create_topics([NewTopic(narrow, 1, config={"max.message.bytes": "1000"})])[narrow].result()
+    server = await serve(settings_for(**engine.settings(tmp_path / "data"), **kafka.settings))
+    memories = memory_stub(server)
+    for number in range(30):
+        key = "x" * 200 if number == 7 else "k"
+        puts = [put_of(f"{key}{number}-{n}") for n in range(10 if number == 7 else 1)]
+        await memories.BatchPutMemories(memory_store_pb2.BatchPutMemoriesRequest(namespace="n", puts=puts))
+    await until(lambda: says(server, "too large"), within_s=30)
+    found = await look(server.settings, (await event_ids(server))[:7])
+    assert len({a.event_id for a in found}) == 7, "nothing was passed over"
+    change = ConfigEntry("max.message.bytes", "100000", incremental_operation=AlterConfigOpType.SET)
+    wide = ConfigResource(ConfigResource.Type.TOPIC, narrow, incremental_configs=[change])
+    admin.incremental_alter_configs([wide])[wide].result()
+    found = await look(server.settings, await event_ids(server))
+    assert disorder(found) == []
+    assert len(found) == 30, "nothing came twice"
+    await until(lambda: is_told(server, ok=True))
+
+
+@pytest.mark.engines("sqlite")
 async def test_what_kafka_lost_is_counted_and_told(
     engine: Engine, serve: Serve, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -288,12 +316,8 @@ def test_a_kind_of_event_that_is_not_named_keeps_its_name() -> None:
 
 
 def memory_stub(server: Server) -> Any:
-    from sfm.v1 import memory_store_pb2_grpc
-
     return memory_store_pb2_grpc.MemoryStoreStub(server.channel)
 
 
 def put_request(namespace: str, key: str) -> Any:
-    from sfm.v1 import memory_store_pb2
-
     return memory_store_pb2.PutMemoryRequest(namespace=namespace, put=put_of(key))

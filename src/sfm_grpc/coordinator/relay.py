@@ -111,9 +111,11 @@ class Relay:
                     raise SinkUnavailable("it took so long that another process has the turn now")
                 await self._look_while_waiting(time.monotonic() - began_s)
             sending.result()
-        except BaseException:
+        except BaseException as error:
             self._failing = True
             self._metrics.failed.inc()
+            if isinstance(error, SinkUnavailable) and error.taken:
+                await self._advance(owner, events[error.taken - 1].event_id)
             raise
         finally:
             sending.cancel()

@@ -11,6 +11,11 @@ from sfm_grpc.storage.outbox_contract import StoredEvent
 class SinkUnavailable(Exception):  # noqa: N818  as IndexUnavailable
     """It takes no events just now; `str()` says why."""
 
+    def __init__(self, problem: str, taken: int = 0) -> None:
+        """`taken`: it has so many of what was sent, the first ones."""
+        super().__init__(problem)
+        self.taken = taken
+
 
 class EventSink(Protocol):
     """Takes events, in order."""

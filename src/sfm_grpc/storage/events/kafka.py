@@ -10,11 +10,13 @@ what arrives first of each event is in order, too, however the two of them meet 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -40,6 +42,8 @@ _USUAL: dict[str, Property] = {
 _AFTERWORD = re.compile(r" \(after \d+ms in state .*\)$")
 _POLL_S = 0.1
 _CHECK_S = 3.0
+# What is wrong is told once, by whoever asks; librdkafka would write it to standard error again and again.
+_SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 # What was said of trouble is believed for so long, where nothing else is known.
 _TROUBLE_S = 15.0
 
@@ -60,6 +64,8 @@ class KafkaSink:
         self._checking = ThreadPoolExecutor(1, thread_name_prefix="kafka-check")
         self._closing = threading.Event()
         self._making = threading.Lock()
+        self._careful = False
+        """An event was refused: they go one by one until it has gone through, or those behind it would come over and over."""
         self._trouble = ("", 0.0)
         """What librdkafka last said was wrong, and when, on time.monotonic()."""
         try:
@@ -68,7 +74,7 @@ class KafkaSink:
             raise ValueError(_words(error.args[0])) from error
 
     def _made(self) -> Producer:
-        return Producer({**_USUAL, **self._options.client, **FIXED, "error_cb": self._heard})
+        return Producer({**_USUAL, **self._options.client, **FIXED, "error_cb": self._heard}, logger=_SILENT)
 
     def _heard(self, error: KafkaError) -> None:
         # That all brokers are down says less than why the last one is.
@@ -121,22 +127,28 @@ class KafkaSink:
             raise
 
     def _send(self, events: Sequence[StoredEvent], given_up: threading.Event) -> None:
-        producer, batch = self._opened(), _Batch(len(events))
+        producer, at_once = self._opened(), 1 if self._careful else len(events)
+        for at in range(0, len(events), at_once):
+            batch = self._delivered(producer, events[at : at + at_once], given_up)
+            if batch.failure is not None or batch.left:
+                self._discard()
+                self._careful |= batch.failure is not None
+                raise SinkUnavailable(self._refused(batch), at + batch.taken)
+        self._careful = False
+        self._trouble = ("", 0.0)
+
+    def _delivered(self, producer: Producer, events: Sequence[StoredEvent], given_up: threading.Event) -> _Batch:
+        """Sends these and waits until all have arrived, one is refused, or they are given up; what became of them."""
+        batch = _Batch(len(events))
         try:
-            for event in events:
+            for place, event in enumerate(events):
                 r = self._form.record(event)
-                producer.produce(r.topic, r.value, r.key, headers=r.headers, on_delivery=batch.told)
+                producer.produce(r.topic, r.value, r.key, headers=r.headers, on_delivery=partial(batch.told, place))
             while batch.left and batch.failure is None and not (given_up.is_set() or self._closing.is_set()):
                 producer.poll(_POLL_S)
         except KafkaException as error:
             batch.failure = error.args[0]
-        except BufferError as error:
-            self._discard()
-            raise SinkUnavailable(f"{len(events)} events are more than librdkafka holds") from error
-        if batch.failure is not None or batch.left:
-            self._discard()
-            raise SinkUnavailable(self._refused(batch))
-        self._trouble = ("", 0.0)
+        return batch
 
     def _refused(self, batch: _Batch) -> str:
         if batch.failure is None:
@@ -171,11 +183,20 @@ class _Batch:
         self.failure: KafkaError | None = None
         """The first."""
         self.topic = ""
+        self._arrived = bytearray(size)
 
-    def told(self, error: KafkaError | None, message: Message) -> None:
+    def told(self, place: int, error: KafkaError | None, message: Message) -> None:
         self.left -= 1
-        if error is not None and self.failure is None:
+        if error is None:
+            self._arrived[place] = 1
+        elif self.failure is None:
             self.failure, self.topic = error, message.topic() or ""
+
+    @property
+    def taken(self) -> int:
+        """How many have arrived before the first that has not."""
+        first = self._arrived.find(0)
+        return len(self._arrived) if first < 0 else first
 
 
 def _words(error: KafkaError) -> str:

@@ -27,8 +27,6 @@ class KafkaOptions:
             "client.id": self.client_id,
             "reconnect.backoff.max.ms": 1_000,
             "socket.keepalive.enable": True,
-            # What is wrong is told once, by whoever asks; librdkafka would write it to standard error again and again.
-            "log_level": 2,
             **self.properties,
             "bootstrap.servers": self.bootstrap,
         }
