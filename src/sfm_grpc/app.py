@@ -34,6 +34,8 @@ from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
 from sfm_grpc.coordinator.namespaces import NamespaceCoordinator
 from sfm_grpc.coordinator.outbox import Outbox
 from sfm_grpc.coordinator.presence import Presence
+from sfm_grpc.coordinator.prune_limits import PruneLimits
+from sfm_grpc.coordinator.pruner import PruneCoordinator, PruneRules
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.relay import Relay
 from sfm_grpc.coordinator.report import Truth
@@ -47,7 +49,7 @@ from sfm_grpc.density.admission import Bounds
 from sfm_grpc.http import routes
 from sfm_grpc.http.server import HttpServer
 from sfm_grpc.metrics import LatencyWindow, Metrics
-from sfm_grpc.model import PutMatrix, Scope, Transaction, Version
+from sfm_grpc.model import PruneGuards, PutMatrix, Scope, Transaction, Version
 from sfm_grpc.rpc import server as rpc_server
 from sfm_grpc.rpc.events import EventsServicer
 from sfm_grpc.rpc.grpc_health import ProbeServicer
@@ -58,6 +60,7 @@ from sfm_grpc.rpc.memory_links import LinkServicer
 from sfm_grpc.rpc.memory_namespaces import NamespaceServicer
 from sfm_grpc.rpc.memory_store import MemoryStoreServicer
 from sfm_grpc.rpc.memory_streams import BulkServicer
+from sfm_grpc.rpc.pruner import PrunerServicer
 from sfm_grpc.rpc.rho_store import RhoStoreServicer
 from sfm_grpc.rpc.waiting import received_by_newest_server
 from sfm_grpc.settings import Settings
@@ -125,9 +128,20 @@ class App:
         rules = _rho_rules(s)
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
+        self._build_memories(s)
+        self._load = Load(_load_rules(s), self.metrics)
+        self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
+        self._probe = ProbeServicer(rpc_server.SERVICES)
+        self._background: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
+
+    def _build_memories(self, s: Settings) -> None:
+        """Whatever is about memories."""
         self.memories = MemoryCoordinator(self.store, self.commits, _memory_rules(s))
         self.namespaces = NamespaceCoordinator(self.store, self.commits, self.indexer, _memory_rules(s))
         self.links = LinkCoordinator(self.store, self.commits, _memory_rules(s))
+        self.pruner = PruneCoordinator(self.store, self.commits, self.rho, _prune_rules(s))
+        self.prune_limits = PruneLimits(self.store, self.pruner)
         self.audit = IndexAudit(self.store, self.index, self.indexer)
         bulk = BulkStreams(s.bulk_streams_max, self.metrics)
         self.imports = Imports(
@@ -145,11 +159,6 @@ class App:
         self.commits.on_written(self.outbox.written)
         self.commits.on_committed(lambda *_: self.outbox.written())
         self.memory_upkeep = MemoryUpkeep(self.store, self.commits, self.metrics, undelete_s=s.undelete_s, node_id=s.node)
-        self._load = Load(_load_rules(s), self.metrics)
-        self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
-        self._probe = ProbeServicer(rpc_server.SERVICES)
-        self._background: list[asyncio.Task[None]] = []
-        self._stack = contextlib.AsyncExitStack()
 
     def _fences(self, contents: Contents | None) -> Fences | None:
         """Wherever a cache may stand before the store, if only another process's."""
@@ -200,6 +209,7 @@ class App:
         self._spawn(self.rho_health.follow())
         self._spawn(self._housekeeping.run())
         self._spawn(self.memory_upkeep.run())
+        self._spawn(self.prune_limits.run())
         self._spawn(self.indexer.run())
         self._spawn(self.watches.run())
         if self.relay is not None:
@@ -239,6 +249,14 @@ class App:
                 LinkServicer(self.links, deadline=self._guard.deadline),
             ],
             "Events": [EventsServicer(self.outbox)],
+            "Pruner": [
+                PrunerServicer(
+                    self.pruner,
+                    deadline=self._guard.deadline,
+                    undelete_s=self.settings.undelete_s,
+                    batch_bytes_max=self.settings.batch_bytes_max,
+                )
+            ],
             "Health": [HealthServicer(self.truth.report, facts)],
         }
         self._server = rpc_server.build(self.settings, servicers, self._probe, self._guard)
@@ -330,6 +348,17 @@ def _memory_rules(s: Settings) -> MemoryRules:
         bounds=_memory_bounds(s),
         page_size_max=s.page_size_max,
         undelete_s=s.undelete_s,
+        node_id=s.node,
+    )
+
+
+def _prune_rules(s: Settings) -> PruneRules:
+    return PruneRules(
+        guards=PruneGuards(s.prune_keys_max, s.prune_percent_max, s.prune_remaining_min),
+        order_max=s.prune_order_max,
+        plan_s=s.prune_plan_s,
+        undelete_s=s.undelete_s,
+        page_size_max=s.page_size_max,
         node_id=s.node,
     )
 

@@ -126,7 +126,16 @@ class Settings(BaseSettings):
     )
 
     search_limit_max: int = Field(1_000, ge=1, le=10_000, description="Neighbours in one answer of a search.")
-    undelete_s: int = Field(86_400, ge=0, description="How long a deleted memory can be undeleted.")
+    undelete_s: int = Field(86_400, ge=0, description="How long a deleted memory can be undeleted, and a prune undone.")
+
+    # ---- pruning
+    prune_keys_max: int = Field(1_000, ge=0, description="Memories that one prune may take without a confirmation.")
+    prune_percent_max: int = Field(
+        20, ge=0, le=100, description="The part of a namespace's memories that one prune may take without a confirmation."
+    )
+    prune_remaining_min: int = Field(1, ge=0, description="Memories that stay, unless the prune is confirmed.")
+    prune_order_max: int = Field(100_000, ge=1, le=1_000_000, description="Keys in one order.")
+    prune_plan_s: int = Field(86_400, ge=1, description="How long a plan can be applied.")
 
     # ---- events
     kafka_bootstrap: str = Field(
@@ -360,6 +369,11 @@ class Settings(BaseSettings):
             "vector_dimension_max",
             "search_limit_max",
             "undelete_s",
+            "prune_keys_max",
+            "prune_percent_max",
+            "prune_remaining_min",
+            "prune_order_max",
+            "prune_plan_s",
             "watch_streams_max",
             "events_streams_max",
             "bulk_streams_max",

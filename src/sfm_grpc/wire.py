@@ -39,6 +39,7 @@ Spec: TypeAlias = Mapping[int, Union["Spec", Leaf]]
 # sfm.v1.Matrix: double_values, factor.data, envelope, data. PADDING aligns what follows it.
 MATRIX: Spec = {5: {1: Leaf.DOUBLES}, 6: {15: Leaf.BYTES}, 7: Leaf.BYTES, 15: Leaf.BYTES}
 COMMIT_REQUEST: Spec = {15: {15: MATRIX}}  # updates, put
+APPLY_PRUNE_REQUEST: Spec = {15: COMMIT_REQUEST}  # commit
 GET_RESPONSE: Spec = {15: {15: MATRIX}}  # matrices, matrix; a WatchRhoResponse has them in the same place
 _PADDING_TAG = (14 << 3) | _BYTES
 

@@ -218,7 +218,7 @@ class InProcess:
             for r in done.receipts
             for c in [r.certificate]
         )
-        return Commit(done.version, done.commit_time_us, receipts, done.replayed)
+        return Commit(done.result.number, done.result.commit_time_us, receipts, done.result.replayed)
 
     async def restore(self, ask: Ask, version: int) -> Restored:
         done = await self.app.rho.restore(_mutation(ask), None if version == LAST_VALID else version)

@@ -70,6 +70,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, with RetryInfo: the vector index cannot be asked. Memories are kept, read and listed without it."""
     ERROR_REASON_CONFIRMATION_REQUIRED: _ErrorReason.ValueType  # 23
     """FAILED_PRECONDITION: what is asked for cannot be undone, and is to be confirmed; how much would go is said."""
+    ERROR_REASON_PRUNE_CONFIRMATION_REQUIRED: _ErrorReason.ValueType  # 24
+    """FAILED_PRECONDITION: a guard does not let a prune pass without a plan and its token; the numbers are said."""
+    ERROR_REASON_PRUNE_PLAN_STALE: _ErrorReason.ValueType  # 25
+    """FAILED_PRECONDITION: memories of the plan were written, or went, since it was made. Plan again."""
+    ERROR_REASON_PRUNE_PLAN_SPENT: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION: the plan was applied already, or its time is over."""
+    ERROR_REASON_PRUNE_TOKEN_INVALID: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION: the token is another plan's, or another caller's."""
+    ERROR_REASON_PRUNE_NOT_UNDOABLE: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: the prune was undone already, or too long ago."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 29
+    """RESOURCE_EXHAUSTED: the namespace may not have so many memories."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error is a google.rpc.Status with one google.rpc.ErrorInfo: domain `sfm`, `reason` the name of
@@ -124,4 +136,16 @@ ERROR_REASON_INDEX_UNAVAILABLE: ErrorReason.ValueType  # 22
 """UNAVAILABLE, with RetryInfo: the vector index cannot be asked. Memories are kept, read and listed without it."""
 ERROR_REASON_CONFIRMATION_REQUIRED: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION: what is asked for cannot be undone, and is to be confirmed; how much would go is said."""
+ERROR_REASON_PRUNE_CONFIRMATION_REQUIRED: ErrorReason.ValueType  # 24
+"""FAILED_PRECONDITION: a guard does not let a prune pass without a plan and its token; the numbers are said."""
+ERROR_REASON_PRUNE_PLAN_STALE: ErrorReason.ValueType  # 25
+"""FAILED_PRECONDITION: memories of the plan were written, or went, since it was made. Plan again."""
+ERROR_REASON_PRUNE_PLAN_SPENT: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION: the plan was applied already, or its time is over."""
+ERROR_REASON_PRUNE_TOKEN_INVALID: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION: the token is another plan's, or another caller's."""
+ERROR_REASON_PRUNE_NOT_UNDOABLE: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: the prune was undone already, or too long ago."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
+"""RESOURCE_EXHAUSTED: the namespace may not have so many memories."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

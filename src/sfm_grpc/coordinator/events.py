@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sfm_grpc.model import Event, Kind, MemoryReceipt, Scope, Version
+import orjson
+
+from sfm_grpc.model import Event, Kind, MemoryReceipt, PruneAction, PruneAudit, PrunePlan, Scope, Version
 
 RHO_STATUS = "rho.status"
 MEMORY_EVENT = "memory.event"
+PRUNE_RESULT = "prune.result"
 
 
 def rho_status(node_id: str, scope: Scope) -> Callable[[Version], Event]:
@@ -49,6 +52,41 @@ def memory_event(node_id: str, scope: Scope, now_us: int) -> Callable[[Sequence[
         )
 
     return event
+
+
+def prune_result(node_id: str) -> Callable[[PruneAudit], Event]:
+    """`prune.result` of what was pruned, or undone: what its audit says."""
+
+    def event(audit: PruneAudit) -> Event:
+        facts = orjson.loads(audit.record)
+        result = "UNDONE" if facts["action"] == PruneAction.UNDO.value else "APPLIED"
+        told = {"timestamp": audit.time_us / 1e6, "node_id": node_id, "result": result, "hash": audit.hash.hex()}
+        return Event(PRUNE_RESULT, told | facts)
+
+    return event
+
+
+def prune_waits(node_id: str, plan: PrunePlan) -> Event:
+    """`prune.result` of an order that waits for somebody to confirm it."""
+    return Event(
+        PRUNE_RESULT,
+        {
+            "timestamp": plan.create_time_us / 1e6,
+            "node_id": node_id,
+            "result": "AWAITING_CONFIRMATION",
+            "tenant": plan.scope.tenant,
+            "namespace": plan.scope.namespace,
+            "plan_id": plan.plan_id,
+            "order_id": plan.order_id,
+            "source": plan.source.name.lower(),
+            "committer": plan.committer,
+            "memories": plan.memories,
+            "memories_before": plan.memories_before,
+            "skipped": plan.unknown,
+            "skipped_keys": plan.unknown_keys,
+            "expire_time_us": plan.expire_time_us,
+        },
+    )
 
 
 def _change(receipt: MemoryReceipt) -> dict[str, object]:

@@ -34,12 +34,14 @@ from sfm_grpc.model import (
     DeleteMemory,
     Enforcement,
     Entry,
+    Event,
     Kind,
     Matrix,
     MatrixChange,
-    MemoryReceipt,
     MemoryWrites,
     Metadata,
+    Prune,
+    PruneAudit,
     PutMatrix,
     RequestIdentity,
     RestoreVersion,
@@ -94,11 +96,8 @@ class Update:
 class Committed:
     """The answer to a commit."""
 
-    version: int
-    commit_time_us: int
+    result: CommitResult
     receipts: Sequence[Receipt]
-    replayed: bool
-    memories: Sequence[MemoryReceipt] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,18 @@ class History:
 
     page: VersionPage
     next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """A prune that a commit of matrices is a part of: both or neither."""
+
+    method: str
+    memories: MemoryWrites
+    content: Sequence[object]
+    """What was asked for, in the form that two requests are compared by."""
+    prune: Prune
+    audited_as: Callable[[PruneAudit], Event]
 
 
 class RhoCoordinator:
@@ -143,9 +154,13 @@ class RhoCoordinator:
     # ---- commit
 
     async def commit(
-        self, mutation: Mutation, updates: Sequence[Update], memories: Sequence[SentMemory | DeleteMemory] = ()
+        self,
+        mutation: Mutation,
+        updates: Sequence[Update],
+        memories: Sequence[SentMemory | DeleteMemory] = (),
+        along: Along | None = None,
     ) -> Committed:
-        """Admits every matrix, then commits all changes as one version, and with it what happens to memories.
+        """Admits every matrix, then commits all changes as one version, and with it what happens to memories: or is pruned.
 
         Raises InvalidRequest, LimitExceeded, what admission raises, StepTooLarge, and what `Store.commit` raises.
         """
@@ -153,7 +168,10 @@ class RhoCoordinator:
         self._check_updates(updates)
         now_us = _now_us()
         writes, content = await self._writes(mutation.scope, memories, now_us)
-        planted = await self._announce("CommitRho", mutation, expected)
+        if along is not None:
+            writes, content = along.memories, [*along.content]
+        method = along.method if along else "CommitRho"
+        planted = await self._announce(method, mutation, expected)
         previous = await self._reads.matrices(mutation.scope, expected, [u.key for u in updates if u.put])
         examined = await self._examined(mutation, updates, previous, now_us)
         self._check_steps(mutation.scope, updates, examined)
@@ -162,7 +180,7 @@ class RhoCoordinator:
             scope=mutation.scope,
             changes=tuple(_change(u, e) for u, e in zip(updates, examined, strict=True)),
             expected_version=expected,
-            request=_identity("CommitRho", mutation, [*map(_content, updates, examined), *content]),
+            request=_identity(method, mutation, [*map(_content, updates, examined), *content]),
             committer=mutation.committer,
             time_us=now_us,
             receipt=receipts.to_bytes(made),
@@ -171,6 +189,8 @@ class RhoCoordinator:
             deadline=mutation.deadline,
             metadata=mutation.metadata,
             validate_only=mutation.validate_only,
+            prune=along.prune if along else None,
+            audited_as=along.audited_as if along else None,
         )
         try:
             result = await self._commits.commit(transaction, planted)
@@ -180,7 +200,7 @@ class RhoCoordinator:
         if result.version is not None:
             self._measure(examined)
         told = receipts.from_bytes(result.receipt) if result.replayed else made
-        return Committed(result.number, result.commit_time_us, told, result.replayed, result.memories)
+        return Committed(result, told)
 
     async def _writes(
         self, scope: Scope, memories: Sequence[SentMemory | DeleteMemory], now_us: int

@@ -26,6 +26,14 @@ from sfm_grpc.errors.matrices import (
     RhoTrace,
     StepTooLarge,
 )
+from sfm_grpc.errors.prunes import (
+    PruneConfirmationRequired,
+    PruneNotUndoable,
+    PrunePlanSpent,
+    PrunePlanStale,
+    PruneTokenInvalid,
+    QuotaExceeded,
+)
 from sfm_grpc.errors.requests import InvalidRequest, LimitExceeded, RequestIdReused
 from sfm_grpc.errors.service import (
     DeadlineExceeded,
@@ -58,6 +66,12 @@ __all__ = [
     "MatrixMalformed",
     "NotFound",
     "Overloaded",
+    "PruneConfirmationRequired",
+    "PruneNotUndoable",
+    "PrunePlanSpent",
+    "PrunePlanStale",
+    "PruneTokenInvalid",
+    "QuotaExceeded",
     "RequestIdReused",
     "RhoCorrupt",
     "RhoNotFinite",

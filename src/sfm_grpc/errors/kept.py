@@ -46,7 +46,7 @@ class NotFound(SfmError):
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
     what: str
-    """`namespace`, `key`, `version`, `valid version`, `memory` or `deleted memory`."""
+    """`namespace`, `key`, `version`, `valid version`, `memory`, `deleted memory`, `prune plan` or `prune`."""
     namespace: str
     names: tuple[str, ...] = ()
     current: int = 0
@@ -60,6 +60,8 @@ class NotFound(SfmError):
             return f"memory {told_names(self.names)} not found in {self.namespace!r}: it never was, was deleted, or has expired"
         if self.what == "deleted memory":
             return f"memory {told_names(self.names)} of {self.namespace!r} cannot be undeleted: it never was, or is gone for good"
+        if self.what in ("prune", "prune plan"):
+            return f"{self.what} {told_names(self.names)} not found in {self.namespace!r}"
         return f"{self.what} {told_names(self.names)} not found in {self.namespace!r} (version {self.current})"
 
 

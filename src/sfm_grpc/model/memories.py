@@ -12,6 +12,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from sfm_grpc.model.basics import Buffer
+from sfm_grpc.model.prunes import LimitPolicy
 
 COORDINATES_MAX = 8
 """How many coordinates a memory may have."""
@@ -90,6 +91,10 @@ class Space:
     create_time_us: int
     """0: it does not exist; what is left of one that was dropped is where its revisions go on."""
     update_time_us: int
+    memories_max: int = 0
+    """How many it may have; 0: any number."""
+    limit_policy: LimitPolicy = LimitPolicy.REFUSE
+    """What becomes of those beyond."""
 
     @property
     def exists(self) -> bool:
@@ -142,6 +147,14 @@ class UndeleteMemory:
     key: str
     deleted_since_us: int
     """What was deleted earlier is gone for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreMemory:
+    """A change: what was deleted at this revision is there again; nothing happens to what was written since, or is gone."""
+
+    key: str
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +214,7 @@ class DeleteLink:
 
 
 MemoryChange: TypeAlias = (
-    PutMemory | DeleteMemory | UndeleteMemory | PurgeMemory | ExpireMemory | DropSpace | PutLink | DeleteLink
+    PutMemory | DeleteMemory | UndeleteMemory | RestoreMemory | PurgeMemory | ExpireMemory | DropSpace | PutLink | DeleteLink
 )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sfm_grpc.model.basics import NO_METADATA, Metadata, Scope
 from sfm_grpc.model.matrices import MatrixChange, Version
 from sfm_grpc.model.memories import DeleteLink, LinkName, MemoryChange, MemoryReceipt, PutLink
+from sfm_grpc.model.prunes import Prune, PruneAudit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ class Transaction:
     """On time.monotonic(): a transaction that has not begun by then is not begun."""
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
     validate_only: bool = False
+    prune: Prune | None = None
+    """It deletes memories by order, or undoes that: it has a plan to look at, guards, and an audit."""
+    audited_as: Callable[[PruneAudit], Event] | None = None
+    """What the world is told of a prune; None only of what is none."""
 
     @classmethod
     def of_memories(
@@ -65,6 +70,8 @@ class Transaction:
         committer: str = "",
         deadline: float = math.inf,
         validate_only: bool = False,
+        prune: Prune | None = None,
+        audited_as: Callable[[PruneAudit], Event] | None = None,
     ) -> Transaction:
         """One that makes no version."""
         return cls(
@@ -79,6 +86,8 @@ class Transaction:
             memories=memories,
             deadline=deadline,
             validate_only=validate_only,
+            prune=prune,
+            audited_as=audited_as,
         )
 
     @property
@@ -148,4 +157,8 @@ class CommitResult:
     seen: CacheSeen | None = None
     """What the head's row said of its cache when this transaction locked it, or looked; None where no cache can stand between."""
     memories: tuple[MemoryReceipt, ...] = ()
-    """What became of each change of a memory, in their order; of a replay, the first time."""
+    """What became of each change of a memory, in their order; of a replay, the first time (of a prune's, nothing)."""
+    audit: PruneAudit | None = None
+    """Of a prune: what is kept of it, or would be; None of a replay."""
+    audit_number: int = 0
+    """Its number, also of a replay; 0: it was no prune."""

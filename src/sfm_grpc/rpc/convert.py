@@ -73,9 +73,9 @@ def mutation(request: MutationRequest, scope: Scope, committer: str, deadline: f
     )
 
 
-def updates(request: rho_store_pb2.CommitRhoRequest, bodies: Sequence[memoryview]) -> list[Update]:
+def updates(sent: Sequence[rho_store_pb2.MatrixUpdate], bodies: Sequence[memoryview], field: str = "updates") -> list[Update]:
     """The changes of a commit. Raises InvalidRequest for one that says nothing."""
-    return [_update(u, f"updates[{place}]", bodies) for place, u in enumerate(request.updates)]
+    return [_update(u, f"{field}[{place}]", bodies) for place, u in enumerate(sent)]
 
 
 def _update(update: rho_store_pb2.MatrixUpdate, field: str, bodies: Sequence[memoryview]) -> Update:

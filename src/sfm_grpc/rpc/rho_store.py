@@ -62,13 +62,13 @@ class RhoStoreServicer:
         request, bodies = convert.commit_request(raw, self._fields_bytes_max, self._batch_bytes_max)
         mutation = self._mutation(request, context)
         memories = memory_convert.sent_changes(request.memories)
-        done = await self._rho.commit(mutation, convert.updates(request, bodies), memories)
+        done = await self._rho.commit(mutation, convert.updates(request.updates, bodies), memories)
         return CommitRhoResponse(
-            version=done.version,
-            commit_time=convert.timestamp(done.commit_time_us),
+            version=done.result.number,
+            commit_time=convert.timestamp(done.result.commit_time_us),
             receipts=[convert.receipt(r) for r in done.receipts],
-            replayed=done.replayed,
-            memories=memory_convert.receipts(done.memories),
+            replayed=done.result.replayed,
+            memories=memory_convert.receipts(done.result.memories),
         )
 
     def _mutation(self, request: convert.MutationRequest, context: Context) -> Mutation:

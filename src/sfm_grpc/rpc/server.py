@@ -14,7 +14,7 @@ from grpc.aio import Server
 from grpc_health.v1 import health_pb2 as probe_pb2
 from grpc_health.v1 import health_pb2_grpc as probe_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sfm.v1 import events_pb2, health_pb2, memory_store_pb2, rho_store_pb2
+from sfm.v1 import events_pb2, health_pb2, memory_store_pb2, pruner_pb2, rho_store_pb2
 
 from sfm_grpc.rpc import convert
 from sfm_grpc.rpc.caller import Context
@@ -29,14 +29,15 @@ DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
         rho_store_pb2.DESCRIPTOR.services_by_name["RhoStore"],
         memory_store_pb2.DESCRIPTOR.services_by_name["MemoryStore"],
         events_pb2.DESCRIPTOR.services_by_name["Events"],
+        pruner_pb2.DESCRIPTOR.services_by_name["Pruner"],
         health_pb2.DESCRIPTOR.services_by_name["Health"],
     )
 }
 SERVICES: Sequence[str] = tuple(d.full_name for d in DESCRIPTORS.values())
 
-# Whose servicers take bytes: CommitRho for its numbers, GetRho because the same bytes ask the same, what puts memories because it
-# may be larger than other requests.
-RAW_REQUESTS = frozenset({"CommitRho", "GetRho", "PutMemory", "BatchPutMemories", "ImportMemories"})
+# Whose servicers take bytes: CommitRho and ApplyPrune for their numbers, GetRho because the same bytes ask the same, what puts
+# memories because it may be larger than other requests.
+RAW_REQUESTS = frozenset({"ApplyPrune", "CommitRho", "GetRho", "PutMemory", "BatchPutMemories", "ImportMemories"})
 
 
 # Health checks and watches that a connection may have besides.

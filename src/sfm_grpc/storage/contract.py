@@ -15,6 +15,7 @@ from sfm_grpc.model import Buffer, CacheSeen, CommitResult, Entry, Scope, Transa
 from sfm_grpc.storage.index_contract import IndexTables
 from sfm_grpc.storage.memory_contract import MemoryTables
 from sfm_grpc.storage.outbox_contract import OutboxTables, StoredEvent
+from sfm_grpc.storage.prune_contract import PruneTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class Store(Protocol):
     def outbox(self) -> OutboxTables:
         """How far events were sent."""
 
+    @property
+    def prunes(self) -> PruneTables:
+        """Plans, audits and limits."""
+
     async def open(self) -> None:
         """Connects, and creates or checks the schema. Nothing is open when it raises, and it may be called again.
 
@@ -100,18 +105,20 @@ class Store(Protocol):
 
         1. A remembered request: the same content → its first answer (`replayed`); other content → RequestIdReused.
         2. `memories`: each change is what `storage.memories.decide` makes of it → AlreadyExists, VersionConflict, NotFound,
-           InvalidRequest. What follows is asked of a transaction that is about matrices.
+           InvalidRequest, QuotaExceeded. What follows is asked of a transaction that is about matrices.
         3. `expected_version` differs from the namespace's → VersionConflict. A namespace that was never committed to is at 0;
            a deletion never sets it back.
         4. RestoreVersion of a version that never was → NotFound, that is no longer kept → VersionCompacted.
         5. A key's kind is fixed by its first commit, also after it was deleted → KindChanged.
         6. More keys than a namespace may hold → LimitExceeded.
-        7. `validate_only` → the result as it would have been, and nothing is changed.
+        7. `prune`: `storage.prunes` → NotFound, PrunePlanSpent, PrunePlanStale, PruneNotUndoable, PruneConfirmationRequired.
+        8. `validate_only` → the result as it would have been, and nothing is changed.
 
         Then one version is made of all that the namespace holds after the changes, where there are any, the memories are written,
-        the request is remembered, an event is written for each of the two that happened. The commit time is the transaction's, or
-        the one before it where that is later. Only successes are remembered. Raises StoreUnavailable, with `outcome_unknown` when
-        the store may have committed all the same, and Overloaded when all its connections are in use; so may every question.
+        of a prune its audit and how to undo it are kept, the request is remembered, an event is written for each that happened.
+        The commit time is the transaction's, or the one before it where that is later. Only successes are remembered. Raises
+        StoreUnavailable, with `outcome_unknown` when the store may have committed all the same, and Overloaded when all its
+        connections are in use; so may every question.
 
         Where a cache may stand between (`CachedStore`) results and refusals bear what was `seen` of it: with the row locked where
         a version was made, else in one look that also saw the version that is told.

@@ -6,7 +6,7 @@ Nothing here reads or writes. An engine finds the facts, asks in the contract's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sfm_grpc.errors import KindChanged, LimitExceeded, NotFound, RequestIdReused, VersionCompacted, VersionConflict
 from sfm_grpc.model import (
@@ -21,8 +21,11 @@ from sfm_grpc.model import (
     Transaction,
     Version,
 )
-from sfm_grpc.storage.memory_receipts import receipts_from_bytes
+from sfm_grpc.storage.memory_receipts import receipts_from_bytes, receipts_to_bytes
 from sfm_grpc.storage.memory_writes import Decided
+
+# A message of so many is well below what brokers take, a megabyte.
+_CHANGES_TOLD_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Remembered:
     receipt: bytes
     first_time_us: int
     memories: bytes = b""
-    """`storage.memory_receipts.receipts_to_bytes` of what was told of memories."""
+    """`kept_of_memories`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,15 @@ def first_answer(t: Transaction, found: Remembered | None) -> CommitResult | Non
         return None
     if found.content_digest != t.request.content_digest:
         raise RequestIdReused(namespace=t.scope.namespace, reused_id=t.request.request_id, first_time_us=found.first_time_us)
-    told = receipts_from_bytes(found.memories, t.memories.changes if t.memories else ())
-    return CommitResult(None, found.version, found.commit_time_us, found.receipt, replayed=True, memories=told)
+    first = CommitResult(None, found.version, found.commit_time_us, found.receipt, replayed=True)
+    if t.prune is not None:
+        return replace(first, audit_number=int.from_bytes(found.memories, "big"))
+    return replace(first, memories=receipts_from_bytes(found.memories, t.memories.changes if t.memories else ()))
+
+
+def kept_of_memories(done: CommitResult) -> bytes:
+    """What is remembered of them with a request: the receipts; of a prune, which may be of very many, the audit's number."""
+    return done.audit_number.to_bytes(8, "big") if done.audit_number else receipts_to_bytes(done.memories)
 
 
 def check_expected(t: Transaction, head: Head | None) -> None:
@@ -151,6 +161,10 @@ def events(t: Transaction, done: CommitResult) -> Sequence[tuple[Event, int]]:
         assert t.event_of is not None, "no version without its event"
         told.append((t.event_of(done.version), done.number))
     changed = [r for r in done.memories if r.outcome is not Outcome.UNCHANGED]
-    if t.memories is not None and changed:
-        told.append((t.memories.event_of(changed), max(r.revision for r in changed)))
+    for start in range(0, len(changed) if t.memories else 0, _CHANGES_TOLD_AT_ONCE):
+        assert t.memories is not None
+        some = changed[start : start + _CHANGES_TOLD_AT_ONCE]
+        told.append((t.memories.event_of(some), max(r.revision for r in some)))
+    if t.audited_as is not None and done.audit is not None:
+        told.append((t.audited_as(done.audit), done.audit.number))
     return told

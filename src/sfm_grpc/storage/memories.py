@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from msgspec import structs
 
-from sfm_grpc.errors import AlreadyExists, InvalidRequest, NotFound, VersionConflict
+from sfm_grpc.errors import AlreadyExists, InvalidRequest, NotFound, QuotaExceeded, VersionConflict
 from sfm_grpc.model import (
     Buffer,
     DeleteLink,
@@ -20,6 +20,7 @@ from sfm_grpc.model import (
     Distance,
     DropSpace,
     ExpireMemory,
+    LimitPolicy,
     MemoryChange,
     MemoryReceipt,
     Outcome,
@@ -27,6 +28,7 @@ from sfm_grpc.model import (
     PurgeMemory,
     PutLink,
     PutMemory,
+    RestoreMemory,
     Scope,
     Space,
     UndeleteMemory,
@@ -68,7 +70,7 @@ def decide(scope: Scope, changes: Sequence[MemoryChange], space: Space | None, h
     """What the changes make of a namespace; `space` is its row, also of one that was dropped.
 
     Raises AlreadyExists, VersionConflict, NotFound (of a partial put, an undeletion, a link's ends, a namespace to drop),
-    InvalidRequest (of a vector).
+    InvalidRequest (of a vector), QuotaExceeded.
     """
     before = space or EMPTY
     # A clock that stepped back must not make the order of times another than that of revisions.
@@ -91,8 +93,9 @@ def created(scope: Scope, found: Space | None, dimension: int, distance: Distanc
         return before, True
     if before.dimension:
         raise AlreadyExists(what="namespace", namespace=scope.namespace)
-    times = {"create_time_us": before.create_time_us or time_us, "update_time_us": before.update_time_us or time_us}
-    return replace(before, dimension=dimension, distance=distance, **times), before.exists
+    created_us, updated_us = before.create_time_us or time_us, before.update_time_us or time_us
+    made = replace(before, dimension=dimension, distance=distance, create_time_us=created_us, update_time_us=updated_us)
+    return made, before.exists
 
 
 def check_vector(put: PutMemory, vector: Buffer, scope: Scope, space: Space) -> Space:
@@ -139,6 +142,8 @@ class _Decision:
             tombstones=s.tombstones + self._tombstones,
             update_time_us=self._now_us if self._writes else s.update_time_us,
         )
+        if 0 < s.memories_max < after.memories and self._memories > 0 and s.limit_policy is LimitPolicy.REFUSE:
+            raise QuotaExceeded(namespace=self._scope.namespace, memories=after.memories, memories_max=s.memories_max)
         return Decided(after, self._now_us, tuple(self._writes), tuple(self._receipts))
 
     def take(self, change: MemoryChange) -> None:
@@ -155,6 +160,8 @@ class _Decision:
                 self._mark(change.key, living, Outcome.DELETED)
         elif isinstance(change, UndeleteMemory):
             self._undelete(change, known, living)
+        elif isinstance(change, RestoreMemory):
+            self._restore(change, known, living)
         elif isinstance(change, PurgeMemory):
             self._erase(change.key, known, Outcome.PURGED)
         elif isinstance(change, ExpireMemory):
@@ -229,6 +236,13 @@ class _Decision:
         if known is None or gone or not structs.replace(known, delete_time_us=0).is_living(self._now_us):
             raise NotFound(what="deleted memory", namespace=self._scope.namespace, names=(change.key,))
         self._mark(change.key, known, Outcome.UNDELETED)
+
+    def _restore(self, change: RestoreMemory, known: Known | None, living: Known | None) -> None:
+        left = known is not None and living is None and known.revision == change.revision and known.digest
+        if known is None or not left or not structs.replace(known, delete_time_us=0).is_living(self._now_us):
+            self._unchanged(change.key, living)
+        else:
+            self._mark(change.key, known, Outcome.UNDELETED)
 
     def _erase(self, key: str, known: Known | None, outcome: Outcome) -> None:
         if known is None or (known.delete_time_us and not known.digest):

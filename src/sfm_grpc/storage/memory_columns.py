@@ -9,6 +9,7 @@ from sfm_grpc.model import (
     COORDINATES_MAX,
     Between,
     Distance,
+    LimitPolicy,
     Link,
     LinkQuery,
     Memory,
@@ -52,7 +53,7 @@ _ORDERS = {
 
 SPACE = (
     "s.space_id, s.dimension, s.distance, s.revision, s.memories, s.vectors, s.payload_bytes, s.tombstones, s.create_time_us, "
-    "s.update_time_us"
+    "s.update_time_us, s.memories_max, s.limit_policy"
 )
 """The columns that `space_from` reads."""
 
@@ -60,6 +61,7 @@ SPACE = (
 def space_from(row: Row) -> Space:
     """A namespace of its columns."""
     number, dimension, distance, *rest = row
+    rest[-1] = LimitPolicy(rest[-1])
     return Space(number, dimension, Distance(distance), *rest)
 
 

@@ -122,7 +122,7 @@ def test_the_request_id_that_was_used_before_is_not_the_calls_own(server, client
 def test_a_reason_of_a_later_release(server, client) -> None:
     class Later(errors.SfmError):
         code = errors.Code.FAILED_PRECONDITION
-        reason = "PRUNE_PLAN_STALE"
+        reason = "OF_A_LATER_RELEASE"
 
     server.before = failing(1, Later())
     with pytest.raises(UnexpectedStatus) as caught:

@@ -16,12 +16,13 @@ from psycopg.pq import TransactionStatus
 from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
 from sfm_grpc.model import CommitResult, MemoryWrites, Transaction
 from sfm_grpc.storage import decisions
-from sfm_grpc.storage.memories import decide
-from sfm_grpc.storage.memory_receipts import receipts_to_bytes
-from sfm_grpc.storage.postgres import commit, memories, spaces
+from sfm_grpc.storage.memories import EMPTY, decide
+from sfm_grpc.storage.postgres import commit, memories, prunes, spaces
 from sfm_grpc.storage.postgres.commit import Packed
 from sfm_grpc.storage.postgres.errors import Sent
 from sfm_grpc.storage.postgres.heads import Heads
+from sfm_grpc.storage.prunes import check
+from sfm_grpc.storage.prunes import decide as decide_prune
 
 # A request id or a namespace that others are making at this moment is waited for, and then looked at.
 _ROUNDS_MAX = 10
@@ -57,8 +58,20 @@ async def _commit(
         if first is not None:
             return await version(replayed=True) if t.changes else first
         decided = decide(t.scope, asked.changes, looked.space, looked.held, t.time_us)
-        made = await version(memories=receipts_to_bytes(decided.receipts)) if t.changes else None
-        done = replace(made, memories=decided.receipts) if made else decisions.result(t, None, decided)
+        found = await prunes.look(connection, t, t.prune) if t.prune else None
+        if t.prune is not None and found is not None:
+            check(t, t.prune, found, space=looked.space, held=looked.held)
+        told = replace(decisions.result(t, None, decided), audit_number=found.number if found else 0)
+        made = await version(memories=decisions.kept_of_memories(told)) if t.changes else None
+        done = (
+            replace(told, version=made.version, number=made.number, commit_time_us=made.commit_time_us, seen=made.seen)
+            if made
+            else told
+        )
+        pruned = None
+        if t.prune is not None and found is not None:
+            pruned = decide_prune(t, t.prune, found, decided, before=looked.space or EMPTY, version=done.number)
+            done = replace(done, audit=pruned.audit)
         if t.validate_only:
             return done
         number = looked.space.number if looked.space else 0
@@ -67,10 +80,12 @@ async def _commit(
         sent.writing = True
         if decided.writes:
             await memories.write(connection, number, decided)
+        if t.prune is not None and pruned is not None:
+            await prunes.write(connection, t, t.prune, pruned)
         if made is None:
             await memories.remember(connection, t, done)
-        for event, about in decisions.events(t, done)[bool(made) :]:
-            await memories.tell(connection, t, event, about, done.commit_time_us)
+        for place, (event, about) in enumerate(decisions.events(t, done)[bool(made) :], start=1):
+            await memories.tell(connection, t, event, about, done.commit_time_us, place=place)
         await connection.execute(b"COMMIT")
     return done
 

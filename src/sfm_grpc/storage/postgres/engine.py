@@ -26,6 +26,7 @@ from sfm_grpc.storage.postgres.memories import PostgresMemories
 from sfm_grpc.storage.postgres.options import PostgresOptions
 from sfm_grpc.storage.postgres.outbox import PostgresOutbox
 from sfm_grpc.storage.postgres.pool import Pool
+from sfm_grpc.storage.postgres.prunes import PostgresPrunes
 from sfm_grpc.storage.postgres.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class PostgresStore:
         self.memories = PostgresMemories(self._pool.run)
         self.indexing = PostgresIndexing(self._pool.run)
         self.outbox = PostgresOutbox(self._pool.run)
+        self.prunes = PostgresPrunes(self._pool.run)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="postgres-numbers")
         self._checker: AsyncConnection | None = None
         self._checking = asyncio.Lock()

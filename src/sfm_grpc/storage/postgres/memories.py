@@ -27,10 +27,9 @@ from sfm_grpc.model import (
     Transaction,
     TypeStats,
 )
-from sfm_grpc.storage import codec, memory_columns, statements
+from sfm_grpc.storage import codec, decisions, memory_columns, statements
 from sfm_grpc.storage.decisions import Remembered
 from sfm_grpc.storage.memory_columns import Parameters
-from sfm_grpc.storage.memory_receipts import receipts_to_bytes
 from sfm_grpc.storage.memory_writes import (
     Decided,
     Held,
@@ -124,6 +123,12 @@ async def _rows(connection: AsyncConnection, statement: str, values: Mapping[str
     return await (await connection.execute(statement.encode(), values, binary=True)).fetchall()
 
 
+async def known(connection: AsyncConnection, scope: Scope, keys: Sequence[str]) -> Mapping[str, Known]:
+    """What is known of these keys, living or not."""
+    rows = await _rows(connection, SQL["find_known"], named(scope) | {"keys": list(keys)})
+    return {key: Known(*facts) for key, *facts in rows}
+
+
 # ---- the one write path, inside a transaction
 
 
@@ -181,8 +186,9 @@ async def write(connection: AsyncConnection, number: int, decided: Decided) -> N
         elif isinstance(each, WritePut):
             if each.put.parts != Part.ALL:
                 await _write_parts(connection, number, each, decided.time_us)
-        elif isinstance(each, WriteMark | WriteErase):
-            await _write_end(connection, number, each, decided.time_us)
+        elif isinstance(each, WriteErase):
+            await _write_erased(connection, number, each, decided.time_us)
+    await _write_marks(connection, number, [w for w in decided.writes if isinstance(w, WriteMark)], decided.time_us)
     begun = [w.put.key for w in decided.writes if isinstance(w, WritePut) and w.anew]
     if cut := begun + [w.key for w in decided.writes if isinstance(w, WriteErase)]:
         await links.cut(connection, number, cut)
@@ -195,10 +201,15 @@ async def _write_parts(connection: AsyncConnection, number: int, written: WriteP
     await connection.execute(SQL["put_parts"].format(parts=parts).encode(), values | place)
 
 
-async def _write_end(connection: AsyncConnection, number: int, written: WriteMark | WriteErase, time_us: int) -> None:
+async def _write_marks(connection: AsyncConnection, number: int, marks: Sequence[WriteMark], time_us: int) -> None:
+    if marks:
+        columns = zip(*[(m.key, m.revision, m.delete_time_us) for m in marks], strict=True)
+        await connection.execute(SQL["mark"], [time_us, *map(list, columns), number])
+
+
+async def _write_erased(connection: AsyncConnection, number: int, written: WriteErase, time_us: int) -> None:
     values = {"space_id": number, "key": written.key, "revision": written.revision, "update_time_us": time_us}
-    statement = "mark" if isinstance(written, WriteMark) else "erase"
-    await connection.execute(SQL[statement], values | {"delete_time_us": written.delete_time_us})
+    await connection.execute(SQL["erase"], values | {"delete_time_us": written.delete_time_us})
 
 
 async def remember(connection: AsyncConnection, t: Transaction, done: CommitResult) -> None:
@@ -212,12 +223,18 @@ async def remember(connection: AsyncConnection, t: Transaction, done: CommitResu
         "commit_time_us": done.commit_time_us,
         "receipt": t.receipt,
         "time_us": t.time_us,
-        "memories": receipts_to_bytes(done.memories),
+        "memories": decisions.kept_of_memories(done),
     }
     await connection.execute(SQL["remember_request"], named(t.scope) | request)
 
 
-async def tell(connection: AsyncConnection, t: Transaction, event: Event, about: int, time_us: int) -> None:
-    """Sends the event that is about memories."""
-    told = {"topic": event.topic, "payload": codec.to_json(event.payload), "about": about, "commit_time_us": time_us}
+async def tell(connection: AsyncConnection, t: Transaction, event: Event, about: int, time_us: int, *, place: int) -> None:
+    """Sends an event that is not of the version; `place` is its own among the transaction's, from 1."""
+    told = {
+        "place": place,
+        "topic": event.topic,
+        "payload": codec.to_json(event.payload),
+        "about": about,
+        "commit_time_us": time_us,
+    }
     await connection.execute(SQL["insert_event"], named(t.scope) | told)

@@ -32,8 +32,9 @@ UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us
 WHERE space_id = %(space_id)s AND key = %(key)s;
 
 -- name: mark
-UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us)s, delete_time_us = %(delete_time_us)s
-WHERE space_id = %(space_id)s AND key = %(key)s;
+UPDATE sfm.memory m SET revision = w.revision, update_time_us = %b::bigint, delete_time_us = w.delete_time_us
+FROM unnest(%b::text[], %b::bigint[], %b::bigint[]) AS w (key, revision, delete_time_us)
+WHERE m.space_id = %b::bigint AND m.key = w.key;
 
 -- name: erase
 UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us)s, delete_time_us = %(delete_time_us)s,
@@ -48,9 +49,9 @@ VALUES (%(tenant)s, %(namespace)s, %(method)s, %(request_id)s, %(content_digest)
   %(memories)s);
 
 -- name: insert_event
--- The second of a transaction, where it also made a version: see `commit` in commit.sql.
+-- After the one of the version, where the transaction also made one: see `commit` in commit.sql.
 INSERT INTO sfm.event (event_id, tenant, namespace, topic, version, time_us, payload)
-SELECT ((outbox.base + pg_current_xact_id()::text::bigint) << 16) + 1, %(tenant)s::text, %(namespace)s::text, %(topic)s::text,
+SELECT ((outbox.base + pg_current_xact_id()::text::bigint) << 16) + %(place)s::bigint, %(tenant)s::text, %(namespace)s::text, %(topic)s::text,
   %(about)s::bigint, %(commit_time_us)s::bigint, %(payload)s::text FROM sfm.outbox;
 
 -- name: get

@@ -130,6 +130,9 @@ CREATE TABLE sfm.memory_space (
   tombstones bigint NOT NULL,
   create_time_us bigint NOT NULL,
   update_time_us bigint NOT NULL,
+  -- How many memories it may have, 0: any number; and what becomes of those beyond (sfm.v1.MemoryLimitPolicy).
+  memories_max bigint NOT NULL DEFAULT 0,
+  limit_policy smallint NOT NULL DEFAULT 1,
   UNIQUE (tenant, name)
 ) WITH (
   -- As sfm.namespace: an update finds its place in the same page, and touches no index.
@@ -302,3 +305,50 @@ CREATE TABLE sfm.event_sink (
   fillfactor = 50,
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
 );
+
+-- What a prune would do, until it is done or its time is over. `facts` is JSON; `items` are keys and revisions, packed.
+CREATE TABLE sfm.prune_plan (
+  plan_id text COLLATE "C" PRIMARY KEY,
+  tenant text COLLATE "C" NOT NULL,
+  namespace text COLLATE "C" NOT NULL,
+  -- sfm.v1.PruneSource and PrunePlanState.
+  source smallint NOT NULL,
+  state smallint NOT NULL,
+  create_time_us bigint NOT NULL,
+  expire_time_us bigint NOT NULL,
+  apply_time_us bigint NOT NULL,
+  committer text NOT NULL,
+  order_id text NOT NULL,
+  facts text NOT NULL,
+  digest bytea NOT NULL,
+  order_digest bytea NOT NULL,
+  -- What the tokens that confirm it are made of.
+  secret bytea NOT NULL,
+  items bytea NOT NULL
+);
+CREATE INDEX prune_plan_age ON sfm.prune_plan (tenant, create_time_us, plan_id);
+CREATE INDEX prune_plan_end ON sfm.prune_plan (expire_time_us);
+
+-- What was pruned and undone, each row bound to the one before it by its hash. Never changed, never taken away.
+CREATE TABLE sfm.prune_audit (
+  tenant text COLLATE "C" NOT NULL,
+  namespace text COLLATE "C" NOT NULL,
+  number bigint NOT NULL,
+  time_us bigint NOT NULL,
+  record text NOT NULL,
+  hash bytea NOT NULL,
+  PRIMARY KEY (tenant, namespace, number)
+);
+
+-- What a prune deleted, while it can be undone: keys and the revisions of their deletions, packed.
+CREATE TABLE sfm.prune_undo (
+  tenant text COLLATE "C" NOT NULL,
+  namespace text COLLATE "C" NOT NULL,
+  number bigint NOT NULL,
+  until_us bigint NOT NULL,
+  -- The audit that undid it; 0: none did.
+  undone_by bigint NOT NULL,
+  items bytea NOT NULL,
+  PRIMARY KEY (tenant, namespace, number)
+);
+CREATE INDEX prune_undo_end ON sfm.prune_undo (until_us);

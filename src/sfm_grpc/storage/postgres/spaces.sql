@@ -15,15 +15,16 @@ WHERE s.tenant = %(tenant)s::text AND s.name > %(after)s::text AND s.create_time
 -- name: create_space
 -- It does not exist yet: whoever writes to it makes it so.
 INSERT INTO sfm.memory_space (
-  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
-VALUES (%(tenant)s, %(namespace)s, 0, %(distance)s, 0, 0, 0, 0, 0, 0, 0)
+  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us, memories_max,
+  limit_policy)
+VALUES (%(tenant)s, %(namespace)s, 0, %(distance)s, 0, 0, 0, 0, 0, 0, 0, 0, 1)
 ON CONFLICT (tenant, name) DO NOTHING
 RETURNING space_id;
 
 -- name: advance_space
 UPDATE sfm.memory_space SET dimension = %(dimension)s, distance = %(distance)s, revision = %(revision)s, memories = %(memories)s,
   vectors = %(vectors)s, payload_bytes = %(payload_bytes)s, tombstones = %(tombstones)s, create_time_us = %(create_time_us)s,
-  update_time_us = %(update_time_us)s
+  update_time_us = %(update_time_us)s, memories_max = %(memories_max)s, limit_policy = %(limit_policy)s
 WHERE space_id = %(space_id)s;
 
 -- name: drop_space

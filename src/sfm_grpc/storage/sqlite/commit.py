@@ -5,14 +5,17 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sfm_grpc.errors import DeadlineExceeded
 from sfm_grpc.model import CommitResult, Entry, PutMatrix, Transaction, Version
 from sfm_grpc.storage import codec, decisions, statements
 from sfm_grpc.storage.decisions import Head, Remembered
-from sfm_grpc.storage.memory_receipts import receipts_to_bytes
-from sfm_grpc.storage.sqlite import memories
+from sfm_grpc.storage.memories import EMPTY, decide
+from sfm_grpc.storage.memory_writes import Held
+from sfm_grpc.storage.prunes import check
+from sfm_grpc.storage.prunes import decide as decide_prune
+from sfm_grpc.storage.sqlite import memories, prunes
 from sfm_grpc.storage.sqlite.connection import roll_back, translated
 
 SQL = statements.load(__package__, "commit.sql")
@@ -58,7 +61,8 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
     first = decisions.first_answer(t, _remembered(connection, t))
     if first is not None:
         return first
-    decided = memories.prepare(connection, t.scope, t.memories, t.time_us) if t.memories else None
+    space, known = memories.look(connection, t.scope, t.memories) if t.memories else (None, Held({}))
+    decided = decide(t.scope, t.memories.changes, space, known, t.time_us) if t.memories else None
     version = held = namespace = None
     if t.is_about_matrices:
         namespace = _namespace(connection, t)
@@ -69,12 +73,20 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
         decisions.check_kinds(t, _kinds(connection, namespace, t))
         version = decisions.next_version(t, head, held.entries, keys_max)
     result = decisions.result(t, version, decided)
+    pruned = None
+    if t.prune is not None and decided is not None:
+        looked = prunes.look(connection, t, t.prune)
+        check(t, t.prune, looked, space=space, held=known)
+        pruned = decide_prune(t, t.prune, looked, decided, before=space or EMPTY, version=result.number)
+        result = replace(result, audit=pruned.audit, audit_number=looked.number)
     if t.validate_only:
         return result
     if version is not None and held is not None:
         _write_version(connection, t, namespace, version, held.bodies)
     if decided is not None and decided.writes:
         memories.write(connection, t.scope, decided)
+    if t.prune is not None and pruned is not None:
+        prunes.write(connection, t, t.prune, pruned)
     _remember(connection, t, result)
     for event, about in decisions.events(t, result):
         told = {"topic": event.topic, "version": about, "time_us": result.commit_time_us, "payload": codec.to_json(event.payload)}
@@ -176,7 +188,7 @@ def _remember(connection: sqlite3.Connection, t: Transaction, result: CommitResu
         "version": result.number,
         "commit_time_us": result.commit_time_us,
         "receipt": t.receipt,
-        "memories": receipts_to_bytes(result.memories),
+        "memories": decisions.kept_of_memories(result),
         "first_time_us": t.time_us,
     }
     connection.execute(SQL["remember_request"], _scope(t) | request)

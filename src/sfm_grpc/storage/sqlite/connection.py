@@ -14,7 +14,7 @@ from sfm_grpc.storage import statements
 _log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x53464D33  # "SFM3"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Large pages for large bodies: 16 KiB measured 1.5 to 2 times faster than 4, 8, 32 or 64 KiB for 1 and 8 MiB of numbers.
 _PAGE_BYTES = 16_384

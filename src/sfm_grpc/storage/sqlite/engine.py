@@ -25,6 +25,7 @@ from sfm_grpc.storage.sqlite.connection import connect, prepare, roll_back, tran
 from sfm_grpc.storage.sqlite.indexing import SqliteIndexing
 from sfm_grpc.storage.sqlite.memories import SqliteMemories
 from sfm_grpc.storage.sqlite.outbox import SqliteOutbox
+from sfm_grpc.storage.sqlite.prunes import SqlitePrunes
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -58,6 +59,7 @@ class SqliteStore:
         self.memories = SqliteMemories(self._read, self._write_once)
         self.indexing = SqliteIndexing(self._read, self._write_once)
         self.outbox = SqliteOutbox(self._read, self._write_once)
+        self.prunes = SqlitePrunes(self._read, self._write_once)
         self._file = (0, 0)
         """Device and inode of the file that is open: whether the path still means it."""
         self._log_bytes = 0

@@ -21,7 +21,7 @@ from sfm_grpc.model import (
     Space,
     TypeStats,
 )
-from sfm_grpc.storage import memories, memory_columns, statements
+from sfm_grpc.storage import memory_columns, statements
 from sfm_grpc.storage.memory_columns import Parameters
 from sfm_grpc.storage.memory_writes import (
     Decided,
@@ -116,21 +116,23 @@ def _stats(connection: sqlite3.Connection, scope: Scope, wanted: MemoryFilter, n
 # ---- the one write path
 
 
-def prepare(connection: sqlite3.Connection, scope: Scope, asked: MemoryWrites, time_us: int) -> Decided:
-    """Decides what a transaction's memories become. Raises as `storage.memories.decide`."""
+def look(connection: sqlite3.Connection, scope: Scope, asked: MemoryWrites) -> tuple[Space | None, Held]:
+    """A namespace's row, also of one that was dropped, and what it holds of what a transaction is about."""
     space = spaces.row(connection, scope)
-    held = _held(connection, space.number, asked) if space is not None else Held({})
-    return memories.decide(scope, asked.changes, space, held, time_us)
+    return space, _held(connection, space.number, asked) if space is not None else Held({})
 
 
 def _held(connection: sqlite3.Connection, number: int, asked: MemoryWrites) -> Held:
-    keys = {"space_id": number, "keys": orjson.dumps(asked.keys).decode()}
-    rows = connection.execute(SQL["list_known"], keys)
-    known = {
+    return Held(known(connection, number, asked.keys), links.find(connection, number, asked.links))
+
+
+def known(connection: sqlite3.Connection, number: int, keys: Sequence[str]) -> dict[str, Known]:
+    """What is known of these keys, living or not."""
+    asked = {"space_id": number, "keys": orjson.dumps(keys).decode()}
+    return {
         key: Known(revision, digest, payload_bytes, bool(has_vector), *times)
-        for key, revision, digest, payload_bytes, has_vector, *times in rows
+        for key, revision, digest, payload_bytes, has_vector, *times in connection.execute(SQL["list_known"], asked)
     }
-    return Held(known, links.find(connection, number, asked.links))
 
 
 def write(connection: sqlite3.Connection, scope: Scope, decided: Decided) -> None:

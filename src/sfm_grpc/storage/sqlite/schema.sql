@@ -105,6 +105,9 @@ CREATE TABLE memory_space (
   tombstones INTEGER NOT NULL,
   create_time_us INTEGER NOT NULL,
   update_time_us INTEGER NOT NULL,
+  -- How many memories it may have, 0: any number; and what becomes of those beyond (sfm.v1.MemoryLimitPolicy).
+  memories_max INTEGER NOT NULL,
+  limit_policy INTEGER NOT NULL,
   UNIQUE (tenant, name)
 );
 
@@ -188,3 +191,51 @@ CREATE TABLE memory_link (
   PRIMARY KEY (space_id, source, link_type, target)
 ) WITHOUT ROWID;
 CREATE INDEX memory_link_target ON memory_link (space_id, target, link_type, source);
+
+-- What a prune would do, until it is done or its time is over. `facts` is JSON; `items` are keys and revisions, packed.
+CREATE TABLE prune_plan (
+  plan_id TEXT PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  namespace TEXT NOT NULL,
+  -- sfm.v1.PruneSource and PrunePlanState.
+  source INTEGER NOT NULL,
+  state INTEGER NOT NULL,
+  create_time_us INTEGER NOT NULL,
+  expire_time_us INTEGER NOT NULL,
+  apply_time_us INTEGER NOT NULL,
+  committer TEXT NOT NULL,
+  order_id TEXT NOT NULL,
+  facts TEXT NOT NULL,
+  digest BLOB NOT NULL,
+  order_digest BLOB NOT NULL,
+  -- What the tokens that confirm it are made of.
+  secret BLOB NOT NULL,
+  items BLOB NOT NULL
+);
+CREATE INDEX prune_plan_age ON prune_plan (tenant, create_time_us, plan_id);
+CREATE INDEX prune_plan_end ON prune_plan (expire_time_us);
+
+-- What was pruned and undone, each row bound to the one before it by its hash. Never changed, never taken away.
+CREATE TABLE prune_audit (
+  tenant TEXT NOT NULL,
+  namespace TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  time_us INTEGER NOT NULL,
+  record TEXT NOT NULL,
+  hash BLOB NOT NULL,
+  PRIMARY KEY (tenant, namespace, number)
+) WITHOUT ROWID;
+
+-- What a prune deleted, while it can be undone: keys and the revisions of their deletions, packed.
+CREATE TABLE prune_undo (
+  undo_id INTEGER PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  namespace TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  until_us INTEGER NOT NULL,
+  -- The audit that undid it; 0: none did.
+  undone_by INTEGER NOT NULL,
+  items BLOB NOT NULL,
+  UNIQUE (tenant, namespace, number)
+);
+CREATE INDEX prune_undo_end ON prune_undo (until_us);

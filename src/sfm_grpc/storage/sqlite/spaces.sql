@@ -10,13 +10,15 @@ WHERE s.tenant = :tenant AND s.name > :after AND s.create_time_us > 0 ORDER BY s
 
 -- name: create_space
 INSERT INTO memory_space (
-  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us)
-VALUES (:tenant, :namespace, :dimension, :distance, :revision, 0, 0, 0, 0, :create_time_us, :update_time_us)
+  tenant, name, dimension, distance, revision, memories, vectors, payload_bytes, tombstones, create_time_us, update_time_us, memories_max,
+  limit_policy)
+VALUES (:tenant, :namespace, :dimension, :distance, :revision, 0, 0, 0, 0, :create_time_us, :update_time_us, :memories_max, :limit_policy)
 RETURNING space_id;
 
 -- name: advance_space
 UPDATE memory_space SET dimension = :dimension, distance = :distance, revision = :revision, memories = :memories, vectors = :vectors,
-  payload_bytes = :payload_bytes, tombstones = :tombstones, create_time_us = :create_time_us, update_time_us = :update_time_us
+  payload_bytes = :payload_bytes, tombstones = :tombstones, create_time_us = :create_time_us, update_time_us = :update_time_us,
+  memories_max = :memories_max, limit_policy = :limit_policy
 WHERE space_id = :space_id;
 
 -- name: drop_space
