@@ -11,6 +11,7 @@ Errors are the classes of `sfm_grpc.errors`; those that callers handle are here 
 from sfm_grpc.client import distances
 from sfm_grpc.client.aio import AsyncClient, AsyncNamespace, AsyncRho
 from sfm_grpc.client.aio_memories import AsyncMemories
+from sfm_grpc.client.aio_prunes import AsyncPrunes
 from sfm_grpc.client.bulk import ExportProgress, ImportReport, LineError
 from sfm_grpc.client.caches import CachePage, NamespaceCache
 from sfm_grpc.client.channel import Tls
@@ -35,6 +36,16 @@ from sfm_grpc.client.memory_records import (
     SearchResult,
 )
 from sfm_grpc.client.namespaces import CreatedNamespace, DeletedNamespace, NamespaceInfo, RefusedVector
+from sfm_grpc.client.prune_records import (
+    AuditReport,
+    MemoryLimit,
+    PruneAudit,
+    PruneGuard,
+    PrunePlan,
+    PruneReceipt,
+    UndoReceipt,
+)
+from sfm_grpc.client.prunes import Prunes
 from sfm_grpc.client.records import (
     Changes,
     Commit,
@@ -65,6 +76,12 @@ from sfm_grpc.errors import (
     MatrixMalformed,
     NotFound,
     Overloaded,
+    PruneConfirmationRequired,
+    PruneNotUndoable,
+    PrunePlanSpent,
+    PrunePlanStale,
+    PruneTokenInvalid,
+    QuotaExceeded,
     RequestIdReused,
     RhoCorrupt,
     RhoNotFinite,
@@ -90,8 +107,10 @@ __all__ = [
     "AsyncFollower",
     "AsyncMemories",
     "AsyncNamespace",
+    "AsyncPrunes",
     "AsyncRho",
     "AsyncWatch",
+    "AuditReport",
     "CachePage",
     "Certificate",
     "Changes",
@@ -129,6 +148,7 @@ __all__ = [
     "MatrixMalformed",
     "Memories",
     "MemoryDelete",
+    "MemoryLimit",
     "MemoryPage",
     "MemoryPut",
     "MemoryReceipt",
@@ -141,6 +161,17 @@ __all__ = [
     "Neighbour",
     "NotFound",
     "Overloaded",
+    "PruneAudit",
+    "PruneConfirmationRequired",
+    "PruneGuard",
+    "PruneNotUndoable",
+    "PrunePlan",
+    "PrunePlanSpent",
+    "PrunePlanStale",
+    "PruneReceipt",
+    "PruneTokenInvalid",
+    "Prunes",
+    "QuotaExceeded",
     "RawJson",
     "Receipt",
     "RefusedVector",
@@ -161,6 +192,7 @@ __all__ = [
     "StepTooLarge",
     "StoreUnavailable",
     "Tls",
+    "UndoReceipt",
     "UnexpectedStatus",
     "Unreachable",
     "VersionCompacted",

@@ -14,6 +14,7 @@ import grpc.aio
 
 from sfm_grpc.client import bulk, caches, events, namespaces
 from sfm_grpc.client.aio_memories import AsyncMemories
+from sfm_grpc.client.aio_prunes import AsyncPrunes
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import (
@@ -30,6 +31,7 @@ from sfm_grpc.client.errors import translated
 from sfm_grpc.client.flows import Flows
 from sfm_grpc.client.memory_records import WriteOptions
 from sfm_grpc.client.namespaces import CreatedNamespace, DeletedNamespace, DistanceName, NamespaceInfo
+from sfm_grpc.client.prune_records import PlanStateName, PrunePlan
 from sfm_grpc.client.records import (
     Array,
     Changes,
@@ -232,6 +234,12 @@ class AsyncClient:
         """As `Client.tail_events`: `async for event in client.tail_events(): …`."""
         return AsyncEventTail(events.Tailing(namespace, topics, after, follow=follow, timeout_s=timeout_s), self._driver)
 
+    def prune_plans(
+        self, *, state: PlanStateName | None = None, page_size: int = 0, timeout_s: float | None = None
+    ) -> AsyncIterator[PrunePlan]:
+        """As `Client.prune_plans`."""
+        return AsyncPrunes("", self._flows, self._driver).plans(state=state, page_size=page_size, timeout_s=timeout_s)
+
     async def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""
         return await self._driver.run(self._flows.health(namespace, timeout_s))
@@ -271,7 +279,10 @@ class AsyncClient:
 
 
 class AsyncNamespace:
-    """The named matrices of one namespace, which move together: one commit, one version. Its memories are in `memories`."""
+    """The named matrices of one namespace, which move together: one commit, one version.
+
+    Its memories are in `memories`; which of them went, and shall go, is in `prunes`.
+    """
 
     def __init__(self, name: str, flows: Flows, driver: Driver) -> None:
         self.name = name
@@ -282,6 +293,11 @@ class AsyncNamespace:
     def memories(self) -> AsyncMemories:
         """The namespace's memories; nothing is sent."""
         return AsyncMemories(self.name, self._flows.timeout_s, self._driver)
+
+    @property
+    def prunes(self) -> AsyncPrunes:
+        """The namespace's prunes; nothing is sent."""
+        return AsyncPrunes(self.name, self._flows, self._driver)
 
     async def read(
         self,

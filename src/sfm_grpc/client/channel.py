@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 # What stands around the numbers in a message: names, certificates, metadata.
 _MESSAGE_SLACK_BYTES = MIB
-_SERVICES = ("sfm.v1.RhoStore", "sfm.v1.MemoryStore", "sfm.v1.Events", "sfm.v1.Health")
+_SERVICES = ("sfm.v1.RhoStore", "sfm.v1.MemoryStore", "sfm.v1.Pruner", "sfm.v1.Events", "sfm.v1.Health")
 # UNAVAILABLE only: every write carries a request id, so that its repetition is the same write. At most about 2 s in all.
 _RETRY_POLICY = {
     "maxAttempts": 5,

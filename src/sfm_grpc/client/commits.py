@@ -80,7 +80,7 @@ def base_version(namespace: str, expected: int | Snapshot) -> int:
     return expected.version
 
 
-def kind_of(key: str, change: object, kinds: Kinds, known: Mapping[str, Certificate]) -> Kind:
+def _kind_of(key: str, change: object, kinds: Kinds, known: Mapping[str, Certificate]) -> Kind:
     """A key's kind: as the caller says, else as the given snapshot has it, else density for a factor and for `rho`."""
     if kinds and key in kinds:
         if kinds[key] not in _KINDS:
@@ -91,7 +91,20 @@ def kind_of(key: str, change: object, kinds: Kinds, known: Mapping[str, Certific
     return Kind.DENSITY if key == "rho" or isinstance(change, Factor) else Kind.GENERIC
 
 
-def check_named(field: str, given: object, changes: Changes) -> None:
+def matrices_of(changes: Changes, expected: int | Snapshot | None, *, kinds: Kinds, max_step: MaxStep) -> dict[str, Matrix]:
+    """The matrices that are put, of the kinds that are meant. Raises InvalidRequest, MatrixMalformed: before anything is sent."""
+    known = expected.certificates if isinstance(expected, Snapshot) else {}
+    matrices = {
+        key: convert.matrix_of(key, change, _kind_of(key, change, kinds, known))
+        for key, change in changes.items()
+        if change is not None
+    }
+    _check_named("max_step", max_step, changes)
+    _check_named("kinds", kinds, changes)
+    return matrices
+
+
+def _check_named(field: str, given: object, changes: Changes) -> None:
     """A misspelt key would silently switch off the guard it was meant for."""
     if isinstance(given, Mapping) and (unknown := [key for key in given if key not in changes]):
         raise InvalidRequest(field=field, problem=f"names {unknown[0]!r}, which is not among the changes")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
-from sfm.v1 import health_pb2, matrix_pb2, rho_store_pb2
+from sfm.v1 import health_pb2, matrix_pb2, pruner_pb2, rho_store_pb2
 
 from sfm_grpc import wire
 from sfm_grpc.client.records import (
@@ -60,6 +60,11 @@ def matrix_of(key: str, change: Change, kind: Kind) -> Matrix:
 def joined_commit(request: rho_store_pb2.CommitRhoRequest, matrices: Iterable[Matrix]) -> bytes:
     """The request with the numbers of `matrices` where `put_skeleton` left room for them: the one copy they make."""
     return wire.join(request.SerializeToString(), wire.COMMIT_REQUEST, [m.numbers for m in matrices])
+
+
+def joined_prune(request: pruner_pb2.ApplyPruneRequest, matrices: Iterable[Matrix]) -> bytes:
+    """The same of a prune that matrices go with."""
+    return wire.join(request.SerializeToString(), wire.APPLY_PRUNE_REQUEST, [m.numbers for m in matrices])
 
 
 def put_skeleton(matrix: Matrix, index: int) -> matrix_pb2.Matrix:

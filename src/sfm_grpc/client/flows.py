@@ -24,9 +24,8 @@ from sfm_grpc.client.commits import (
     UpdateOptions,
     after_commit,
     base_version,
-    check_named,
     commit_of,
-    kind_of,
+    matrices_of,
     updates,
 )
 from sfm_grpc.client.memory_convert import changes_of
@@ -99,7 +98,7 @@ class Flows:
             request.version = version
         else:
             self._set_freshness(request, consistency, min_version, max_staleness_s)
-        reply = yield from self._call(namespace, GET_RHO, request.SerializeToString(), timeout_s)
+        reply = yield from self.call(namespace, GET_RHO, request.SerializeToString(), timeout_s)
         snapshot = convert.snapshot_of(namespace, reply, kept)
         self.kept.saw(namespace, snapshot.version)
         if snapshot.modified:
@@ -113,7 +112,7 @@ class Flows:
             request.version = version
         else:
             self._set_freshness(request, "cached", None, None)
-        reply = yield from self._call(namespace, GET_RHO, request.SerializeToString(), timeout_s)
+        reply = yield from self.call(namespace, GET_RHO, request.SerializeToString(), timeout_s)
         snapshot = convert.snapshot_of(namespace, reply, None)
         self.kept.saw(namespace, snapshot.version)
         return snapshot
@@ -137,7 +136,7 @@ class Flows:
     def page(self, namespace: str, page_size: int, page_token: str, timeout_s: float | None = None) -> Flow[VersionPage]:
         """One page of the versions that are kept, newest first."""
         request = rho_store_pb2.ListRhoVersionsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
-        reply = yield from self._call(namespace, LIST_RHO_VERSIONS, request.SerializeToString(), timeout_s)
+        reply = yield from self.call(namespace, LIST_RHO_VERSIONS, request.SerializeToString(), timeout_s)
         page = convert.page_of(reply)
         self.kept.saw(namespace, page.newest_version)
         return page
@@ -160,14 +159,7 @@ class Flows:
     ) -> Flow[Commit]:
         """Commits all changes or none. What was sent is kept as what is there, if the server stored it untouched."""
         base = base_version(namespace, expected_version)
-        known = expected_version.certificates if isinstance(expected_version, Snapshot) else {}
-        matrices = {
-            key: convert.matrix_of(key, change, kind_of(key, change, kinds, known))
-            for key, change in changes.items()
-            if change is not None
-        }
-        check_named("max_step", max_step, changes)
-        check_named("kinds", kinds, changes)
+        matrices = matrices_of(changes, expected_version, kinds=kinds, max_step=max_step)
         request_id = new_request_id() if request_id is None else request_id
         message = rho_store_pb2.CommitRhoRequest(
             namespace=namespace,
@@ -179,7 +171,7 @@ class Flows:
             updates=updates(changes, matrices, max_step),
         )
         request = convert.joined_commit(message, matrices.values())
-        reply = yield from self._call(namespace, COMMIT_RHO, request, timeout_s)
+        reply = yield from self.call(namespace, COMMIT_RHO, request, timeout_s)
         commit = commit_of(namespace, request_id, reply)
         if not validate_only:
             self.kept.saw(namespace, commit.version)
@@ -281,7 +273,7 @@ class Flows:
             request.last_valid.SetInParent()
         else:
             request.version = version
-        reply = yield from self._call(namespace, RESTORE_RHO, request.SerializeToString(), timeout_s)
+        reply = yield from self.call(namespace, RESTORE_RHO, request.SerializeToString(), timeout_s)
         restored = convert.restored_of(namespace, request_id, reply)
         if not validate_only:
             self.kept.saw(namespace, restored.version)
@@ -292,16 +284,17 @@ class Flows:
     def health(self, namespace: str = "", timeout_s: float | None = None) -> Flow[HealthReport]:
         """The whole report."""
         request = health_pb2.GetHealthRequest(namespace=namespace)
-        reply = yield from self._call("", GET_HEALTH, request.SerializeToString(), timeout_s)
+        reply = yield from self.call("", GET_HEALTH, request.SerializeToString(), timeout_s)
         return convert.health_of(reply)
 
     def server_info(self, timeout_s: float | None = None) -> Flow[ServerInfo]:
         """What the server is and which limits it enforces."""
         request = health_pb2.GetServerInfoRequest()
-        reply = yield from self._call("", GET_SERVER_INFO, request.SerializeToString(), timeout_s)
+        reply = yield from self.call("", GET_SERVER_INFO, request.SerializeToString(), timeout_s)
         return convert.server_info_of(reply)
 
-    def _call(self, namespace: str, method: str, request: bytes, timeout_s: float | None) -> Flow[bytes]:
+    def call(self, namespace: str, method: str, request: bytes, timeout_s: float | None) -> Flow[bytes]:
+        """One call on a namespace ("": on none). Raises LimitExceeded for what no server would take."""
         if len(request) > self._message_bytes_max + _HEADROOM_BYTES:
             raise LimitExceeded(limit="message_bytes_max", value=len(request), maximum=self._message_bytes_max)
         try:

@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from sfm_grpc.client import bulk, caches, events, index_audit, links, memory_flows, namespaces
+from sfm_grpc.client import bulk, caches, events, index_audit, links, memory_flows, namespaces, prune_flows
 from sfm_grpc.client.caches import CachePage
 from sfm_grpc.client.channel import MIB, Endpoint, Tls, default_name
 from sfm_grpc.client.commits import (
@@ -28,6 +28,8 @@ from sfm_grpc.client.flows import METHODS, Flows
 from sfm_grpc.client.memories import Memories
 from sfm_grpc.client.memory_records import WriteOptions
 from sfm_grpc.client.namespaces import CreatedNamespace, DeletedNamespace, DistanceName, NamespaceInfo
+from sfm_grpc.client.prune_records import PlanStateName, PrunePlan
+from sfm_grpc.client.prunes import Prunes
 from sfm_grpc.client.records import (
     Array,
     Changes,
@@ -46,7 +48,7 @@ from sfm_grpc.client.watching import WATCH_RHO, Watching, WatchOptions
 from sfm_grpc.errors import SfmError
 from sfm_grpc.model import Metadata
 
-UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS, *links.METHODS)
+UNARY = (*METHODS, *memory_flows.METHODS, *namespaces.METHODS, *links.METHODS, *prune_flows.METHODS)
 STREAMS = (WATCH_RHO, *bulk.STREAMS, *index_audit.STREAMS, *events.STREAMS)
 
 
@@ -241,6 +243,12 @@ class Client:
         """
         return EventTail(events.Tailing(namespace, topics, after, follow=follow, timeout_s=timeout_s), self._driver)
 
+    def prune_plans(
+        self, *, state: PlanStateName | None = None, page_size: int = 0, timeout_s: float | None = None
+    ) -> Iterator[PrunePlan]:
+        """As `Prunes.plans`, of all of the tenant's namespaces."""
+        return Prunes("", self._flows, self._driver).plans(state=state, page_size=page_size, timeout_s=timeout_s)
+
     def health(self, namespace: str = "", *, timeout_s: float | None = None) -> HealthReport:
         """The whole report; with a namespace, on that one."""
         return self._driver.run(self._flows.health(namespace, timeout_s))
@@ -278,7 +286,10 @@ class Client:
 
 
 class Namespace:
-    """The named matrices of one namespace, which move together: one commit, one version. Its memories are in `memories`."""
+    """The named matrices of one namespace, which move together: one commit, one version.
+
+    Its memories are in `memories`; which of them went, and shall go, is in `prunes`.
+    """
 
     def __init__(self, name: str, flows: Flows, driver: Driver) -> None:
         self.name = name
@@ -289,6 +300,11 @@ class Namespace:
     def memories(self) -> Memories:
         """The namespace's memories; nothing is sent."""
         return Memories(self.name, self._flows.timeout_s, self._driver)
+
+    @property
+    def prunes(self) -> Prunes:
+        """The namespace's prunes; nothing is sent."""
+        return Prunes(self.name, self._flows, self._driver)
 
     def read(
         self,

@@ -32,7 +32,7 @@ class Blocked:
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._inner, name)
-        if name == "memories":
+        if name in ("memories", "prunes"):
             return Blocked(member, self._loop)
         if not callable(member):
             return member

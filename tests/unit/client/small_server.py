@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
-from sfm.v1 import health_pb2, matrix_pb2, memory_store_pb2, rho_store_pb2
+from sfm.v1 import health_pb2, matrix_pb2, memory_store_pb2, pruner_pb2, rho_store_pb2
 
 from sfm_grpc import wire
 from sfm_grpc.errors import NotFound, SfmError, VersionConflict, VersionNotReached
@@ -68,7 +68,7 @@ class SmallServer:
         self.ended = threading.Event()
         """One of them is over."""
         self.told: dict[str, bytes] = {}
-        """What the methods of MemoryStore answer, by name; an empty message where nothing is said."""
+        """What the methods of MemoryStore and Pruner answer, by name; an empty message where nothing is said."""
         self._lock = threading.Lock()
         self.port = 0
         self.start()
@@ -108,7 +108,7 @@ class SmallServer:
             try:
                 self.before(seen, context)
                 with self._lock:
-                    reply: bytes = self.told.get(method, b"") if method in _MEMORY_STORE else getattr(self, method)(seen.request)
+                    reply: bytes = self.told.get(method, b"") if method in _TOLD else getattr(self, method)(seen.request)
             except SfmError as error:
                 fail(context, error)
             seen.reply_bytes = len(reply)
@@ -322,4 +322,14 @@ _MEMORY_STORE = {
     method.name: getattr(memory_store_pb2, method.input_type.name)
     for method in memory_store_pb2.DESCRIPTOR.services_by_name["MemoryStore"].methods
 }
-_SERVICES = {"sfm.v1.RhoStore": _RHO_STORE, "sfm.v1.MemoryStore": _MEMORY_STORE, "sfm.v1.Health": _HEALTH}
+_PRUNER = {
+    method.name: getattr(pruner_pb2, method.input_type.name)
+    for method in pruner_pb2.DESCRIPTOR.services_by_name["Pruner"].methods
+}
+_TOLD = _MEMORY_STORE | _PRUNER
+_SERVICES = {
+    "sfm.v1.RhoStore": _RHO_STORE,
+    "sfm.v1.MemoryStore": _MEMORY_STORE,
+    "sfm.v1.Pruner": _PRUNER,
+    "sfm.v1.Health": _HEALTH,
+}

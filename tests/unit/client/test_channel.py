@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sfm.v1 import events_pb2, health_pb2, memory_store_pb2, rho_store_pb2
+from sfm.v1 import events_pb2, health_pb2, memory_store_pb2, pruner_pb2, rho_store_pb2
 
 from sfm_grpc import allocator
 from sfm_grpc.client import Client, InvalidRequest, Tls
@@ -66,7 +66,8 @@ def test_of_several_servers_one_answers_while_the_other_is_gone(connect, server:
 
 
 def test_every_method_exists_and_none_is_forgotten() -> None:
-    files = (rho_store_pb2.DESCRIPTOR, memory_store_pb2.DESCRIPTOR, events_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    parts = (rho_store_pb2, memory_store_pb2, pruner_pb2, events_pb2, health_pb2)
+    files = [part.DESCRIPTOR for part in parts]
     services = [service for file in files for service in file.services_by_name.values()]
     assert {*UNARY, *STREAMS, *CONVERSATIONS} == {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
 
