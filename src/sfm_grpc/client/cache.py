@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sfm_grpc.client.records import Array, Snapshot
-from sfm_grpc.errors import InvalidRequest, SfmError, VersionNotReached
+from sfm_grpc.errors import InvalidRequest, SfmError, VersionConflict, VersionNotReached
 
 Selection: TypeAlias = tuple[str, ...] | None
 """The keys that were asked for, in order; None: all of them."""
@@ -45,7 +45,8 @@ class Kept:
 
     def refused(self, namespace: str, error: SfmError) -> None:
         """A refusal names the namespace's version too: no later read may be older."""
-        self.saw(namespace, getattr(error, "current", 0))
+        if not _of_memories(error):
+            self.saw(namespace, getattr(error, "current", 0))
         if isinstance(error, VersionNotReached) and error.current < self.newest_seen(namespace):
             # The server came back from a backup: its next versions will have the numbers of ours, not their content.
             self.drop_snapshots(namespace)
@@ -105,6 +106,11 @@ class Kept:
     def _drop(self, place: tuple[str, Selection]) -> None:
         if place in self._snapshots:
             self._bytes -= self._snapshots.pop(place)[1]
+
+
+def _of_memories(error: SfmError) -> bool:
+    """A conflict about a memory names revisions, which are numbered apart."""
+    return isinstance(error, VersionConflict) and bool(error.key or error.field == "if_revision")
 
 
 def selection_of(keys: str | Iterable[str] | None) -> Selection:

@@ -10,6 +10,7 @@ import pytest
 from sfm_grpc.client import cache
 from sfm_grpc.client.cache import Kept, selection_of
 from sfm_grpc.client.records import Snapshot, empty_snapshot, frozen
+from sfm_grpc.errors import VersionConflict
 
 
 def snapshot(namespace: str = "n", version: int = 1, size: int = 1000, keys: tuple[str, ...] = ("a",)) -> Snapshot:
@@ -93,6 +94,16 @@ def test_forget() -> None:
     kept.forget("n")
     assert (kept.find("n", None), kept.find("n", ("a",)), kept.newest_seen("n")) == (None, None, 0)
     assert kept.bytes == 1000
+
+
+@pytest.mark.parametrize(
+    ("about", "newest"), [({}, 500), ({"key": "k"}, 3), ({"field": "if_revision"}, 3)], ids=["rho", "a memory", "memories"]
+)
+def test_the_revision_of_a_memory_is_no_version(about, newest: int) -> None:
+    kept = Kept(10_000)
+    kept.saw("n", 3)
+    kept.refused("n", VersionConflict(namespace="n", expected=1, current=500, committer="", commit_time_us=0, **about))
+    assert kept.newest_seen("n") == newest
 
 
 def test_versions_seen_are_bounded_by_namespaces(monkeypatch) -> None:
