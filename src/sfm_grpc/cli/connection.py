@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,19 @@ class Connection:
             return Client(self.target, tenant=self.tenant, timeout_s=self.timeout, tls=self.credentials(), cache_bytes_max=0)
         except InvalidRequest as error:
             raise CommandError(f"--{error}") from None
+
+    def words(self) -> list[str]:
+        """The options that lead another command to the same server: those that are not the default, nor the environment's."""
+        words: list[str] = []
+        for name in ("target", "tenant", "tls", "tls_ca", "tls_cert", "tls_key"):
+            said, parameter = getattr(self, name), _SHARED[name]
+            option = parameter.annotation.__metadata__[0]
+            if said == parameter.default or (option.envvar and os.environ.get(option.envvar) == said):
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if said is not True:
+                words.append(str(said))
+        return words
 
     def credentials(self) -> Tls | None:
         """TLS as the options say; None: without. Raises CommandError."""

@@ -20,6 +20,9 @@ from sfm_grpc.cli import (
     memory_stats,
     memory_writes,
     namespace,
+    prune_audits,
+    prune_orders,
+    prune_plans,
     rho_files,
     rho_history,
     rho_watch,
@@ -47,12 +50,14 @@ app = typer.Typer(
 rho = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 memories = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 namespaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+prunes = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 indexes = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 outbox = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 caches = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rho, name="rho", help="Read, commit, watch, compare, restore and verify ρ.")
 app.add_typer(memories, name="memory", help="Put, read, list, search, count, link, import, export, delete and undelete memories.")
 app.add_typer(namespaces, name="namespace", help="Create namespaces for memories, describe and delete them.")
+app.add_typer(prunes, name="prune", help="Plan, apply and undo prunes, read and verify their audits, limit memories.")
 app.add_typer(indexes, name="index", help="Compare the vector index with the memories, and mend it.")
 app.add_typer(outbox, name="events", help="Look at what is told to the rest of the world.")
 app.add_typer(caches, name="cache", help="Look at the cache before the store, and switch it.")
@@ -224,6 +229,42 @@ namespaces.command(
     "delete",
     epilog=epilog("Examples", "sfm namespace delete agent-7", "sfm namespace delete agent-7 --confirm agent-7 --if-revision 12"),
 )(namespace.delete)
+
+prunes.command(
+    "plan",
+    epilog=epilog(
+        "Examples",
+        "sfm prune plan agent-7 page/3 page/1",
+        "sfm prune plan agent-7 --keep 10000",
+        "rank agent-7 | sfm prune plan agent-7 --file - --json | jq -r .apply",
+    ),
+)(prune_plans.plan)
+prunes.command("show", epilog=epilog("Examples", "sfm prune show agent-7 5f0c…"))(prune_plans.show)
+prunes.command("plans", epilog=epilog("Examples", "sfm prune plans --state waiting", "sfm prune plans agent-7 --limit 0 --json"))(
+    prune_plans.plans
+)
+prunes.command(
+    "apply",
+    epilog=epilog(
+        "Examples",
+        "sfm prune apply agent-7 page/3 page/1",
+        "sfm prune apply agent-7 --file gone.txt --validate-only",
+        "sfm prune apply agent-7 --plan 5f0c… --confirm-token 9d41…",
+    ),
+)(prune_orders.apply)
+prunes.command("undo", epilog=epilog("Examples", "sfm prune undo agent-7 12", "sfm prune undo agent-7 12 --validate-only"))(
+    prune_orders.undo
+)
+prunes.command(
+    "audit",
+    epilog=epilog(
+        "Examples", "sfm prune audit agent-7 --after 100", "sfm prune audit agent-7 --verify", "sfm prune audit agent-7 --json"
+    ),
+)(prune_audits.audit)
+prunes.command(
+    "limit",
+    epilog=epilog("Examples", "sfm prune limit agent-7", "sfm prune limit agent-7 100000 --policy prune"),
+)(prune_audits.limit)
 
 indexes.command("verify", epilog=epilog("Examples", "sfm index verify agent-7 || sfm index repair agent-7"))(index.verify)
 indexes.command("repair", epilog=epilog("Examples", "sfm index repair agent-7", "sfm index repair agent-7 --rebuild --json"))(
