@@ -87,8 +87,25 @@ def tripped(found: Sequence[GuardVerdict]) -> tuple[str, ...]:
     return tuple(f"{v.name} is {v.bound:g}, this is {v.value:g}" for v in found if v.tripped)
 
 
-def check(t: Transaction, prune: Prune, looked: LookedPrune, *, space: Space | None, held: Held) -> None:
-    """Whether it can still be done in the namespace, whose row is `space`.
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """A prune that can be done, in a transaction that is under way."""
+
+    transaction: Transaction
+    prune: Prune
+    looked: LookedPrune
+    before: Space
+
+    def made(self, decided: Decided, version: int) -> WritePrune:
+        """What is kept of it, once it is known what becomes of the memories, and of the matrices (0: nothing).
+
+        Raises PruneConfirmationRequired.
+        """
+        return _decide(self, decided, version)
+
+
+def begin(t: Transaction, prune: Prune, looked: LookedPrune, *, space: Space | None, held: Held) -> Pruning:
+    """A prune in the namespace whose row is `space`, if it can still be done.
 
     Raises NotFound (namespace, plan), PrunePlanSpent, PrunePlanStale, PruneNotUndoable.
     """
@@ -110,6 +127,7 @@ def check(t: Transaction, prune: Prune, looked: LookedPrune, *, space: Space | N
         undone = looked.undoable
         if undone is None or undone.undone_by or undone.until_us <= t.time_us:
             raise PruneNotUndoable(namespace=namespace, number=prune.undo_of, undone_by=undone.undone_by if undone else 0)
+    return Pruning(t, prune, looked, space)
 
 
 def _changed(expected: Mapping[str, int], held: Held, now_us: int) -> list[str]:
@@ -122,11 +140,11 @@ def _changed(expected: Mapping[str, int], held: Held, now_us: int) -> list[str]:
     ]
 
 
-def decide(t: Transaction, prune: Prune, looked: LookedPrune, decided: Decided, *, before: Space, version: int) -> WritePrune:
-    """What is kept of it, once it is known what becomes of the memories. Raises PruneConfirmationRequired."""
+def _decide(pruning: Pruning, decided: Decided, version: int) -> WritePrune:
+    t, prune, looked = pruning.transaction, pruning.prune, pruning.looked
     done = [r for r in decided.receipts if r.outcome is not Outcome.UNCHANGED]
     skipped = [r.key for r in decided.receipts if r.outcome is Outcome.UNCHANGED]
-    memories_before = before.memories - looked.expired
+    memories_before = pruning.before.memories - looked.expired
     found = verdicts(prune.guards, len(done), memories_before) if prune.guards else ()
     if (told := tripped(found)) and not prune.confirmed:
         raise PruneConfirmationRequired(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import time
@@ -16,16 +17,17 @@ from psycopg.pq import TransactionStatus
 from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
 from sfm_grpc.model import CommitResult, MemoryWrites, Transaction
 from sfm_grpc.storage import decisions
-from sfm_grpc.storage.memories import EMPTY, decide
+from sfm_grpc.storage.memories import decide
+from sfm_grpc.storage.memory_writes import Decided
 from sfm_grpc.storage.postgres import commit, memories, prunes, spaces
 from sfm_grpc.storage.postgres.commit import Packed
 from sfm_grpc.storage.postgres.errors import Sent
 from sfm_grpc.storage.postgres.heads import Heads
-from sfm_grpc.storage.prunes import check
-from sfm_grpc.storage.prunes import decide as decide_prune
 
 # A request id or a namespace that others are making at this moment is waited for, and then looked at.
 _ROUNDS_MAX = 10
+# Deciding so many takes some milliseconds.
+_CHANGES_AT_ONCE = 1_000
 
 
 class _AgainError(Exception):
@@ -57,20 +59,15 @@ async def _commit(
         first = decisions.first_answer(t, looked.remembered)
         if first is not None:
             return await version(replayed=True) if t.changes else first
-        decided = decide(t.scope, asked.changes, looked.space, looked.held, t.time_us)
-        found = await prunes.look(connection, t, t.prune) if t.prune else None
-        if t.prune is not None and found is not None:
-            check(t, t.prune, found, space=looked.space, held=looked.held)
-        told = replace(decisions.result(t, None, decided), audit_number=found.number if found else 0)
+        decided = await _decided(t, asked, looked)
+        pruning = await prunes.begun(connection, t, looked.space, looked.held)
+        told = decisions.result(t, None, decided)
+        if pruning is not None:
+            told = replace(told, audit_number=pruning.looked.number)
         made = await version(memories=decisions.kept_of_memories(told)) if t.changes else None
-        done = (
-            replace(told, version=made.version, number=made.number, commit_time_us=made.commit_time_us, seen=made.seen)
-            if made
-            else told
-        )
-        pruned = None
-        if t.prune is not None and found is not None:
-            pruned = decide_prune(t, t.prune, found, decided, before=looked.space or EMPTY, version=done.number)
+        done = replace(made, memories=told.memories, audit_number=told.audit_number) if made else told
+        pruned = pruning.made(decided, done.number) if pruning else None
+        if pruned is not None:
             done = replace(done, audit=pruned.audit)
         if t.validate_only:
             return done
@@ -88,6 +85,12 @@ async def _commit(
             await memories.tell(connection, t, event, about, done.commit_time_us, place=place)
         await connection.execute(b"COMMIT")
     return done
+
+
+async def _decided(t: Transaction, asked: MemoryWrites, looked: memories.Looked) -> Decided:
+    """What the changes make of the namespace; very many are decided on a thread, and the event loop goes on."""
+    work = functools.partial(decide, t.scope, asked.changes, looked.space, looked.held, t.time_us)
+    return work() if len(asked.changes) <= _CHANGES_AT_ONCE else await asyncio.to_thread(work)
 
 
 async def _create(connection: AsyncConnection, t: Transaction) -> int:

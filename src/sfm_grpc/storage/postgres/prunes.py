@@ -21,12 +21,12 @@ from sfm_grpc.model import (
     Undoable,
 )
 from sfm_grpc.storage import codec, memory_columns, prune_columns, statements
-from sfm_grpc.storage.memory_writes import Known
+from sfm_grpc.storage.memory_writes import Held, Known
 from sfm_grpc.storage.postgres import memories, spaces
 from sfm_grpc.storage.postgres.runs import Runs
 from sfm_grpc.storage.postgres.spaces import named
 from sfm_grpc.storage.prune_columns import Row
-from sfm_grpc.storage.prunes import LookedPrune, WritePrune
+from sfm_grpc.storage.prunes import Pruning, WritePrune, begin
 
 SQL = statements.load(__package__, "prunes.sql", plan=prune_columns.PLAN, space=memory_columns.SPACE)
 
@@ -144,12 +144,15 @@ async def _set_limit(connection: AsyncConnection, scope: Scope, limit: MemoryLim
 # ---- the one write path, inside a transaction
 
 
-async def look(connection: AsyncConnection, t: Transaction, prune: Prune) -> LookedPrune:
-    """What there is of a prune; one round trip."""
-    place = prune_columns.place(t, prune)
+async def begun(connection: AsyncConnection, t: Transaction, space: Space | None, held: Held) -> Pruning | None:
+    """The transaction's prune, if it can still be done; None: it has none. One round trip. Raises as `storage.prunes.begin`."""
+    if t.prune is None:
+        return None
+    place = prune_columns.place(t, t.prune)
     async with connection.pipeline():
         cursors = [await connection.execute(SQL[name].encode(), place, binary=True) for name in prune_columns.LOOKS]
-    return prune_columns.looked(prune, *[await cursor.fetchone() for cursor in cursors])
+    looked = prune_columns.looked(t.prune, *[await cursor.fetchone() for cursor in cursors])
+    return begin(t, t.prune, looked, space=space, held=held)
 
 
 async def write(connection: AsyncConnection, t: Transaction, prune: Prune, made: WritePrune) -> None:

@@ -11,10 +11,9 @@ from sfm_grpc.errors import DeadlineExceeded
 from sfm_grpc.model import CommitResult, Entry, PutMatrix, Transaction, Version
 from sfm_grpc.storage import codec, decisions, statements
 from sfm_grpc.storage.decisions import Head, Remembered
-from sfm_grpc.storage.memories import EMPTY, decide
+from sfm_grpc.storage.memories import decide
 from sfm_grpc.storage.memory_writes import Held
-from sfm_grpc.storage.prunes import check
-from sfm_grpc.storage.prunes import decide as decide_prune
+from sfm_grpc.storage.prunes import begin
 from sfm_grpc.storage.sqlite import memories, prunes
 from sfm_grpc.storage.sqlite.connection import roll_back, translated
 
@@ -75,10 +74,9 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
     result = decisions.result(t, version, decided)
     pruned = None
     if t.prune is not None and decided is not None:
-        looked = prunes.look(connection, t, t.prune)
-        check(t, t.prune, looked, space=space, held=known)
-        pruned = decide_prune(t, t.prune, looked, decided, before=space or EMPTY, version=result.number)
-        result = replace(result, audit=pruned.audit, audit_number=looked.number)
+        pruning = begin(t, t.prune, prunes.look(connection, t, t.prune), space=space, held=known)
+        pruned = pruning.made(decided, result.number)
+        result = replace(result, audit=pruned.audit, audit_number=pruned.audit.number)
     if t.validate_only:
         return result
     if version is not None and held is not None:
