@@ -35,6 +35,7 @@ NAMES = (
     "imports",
     "search",
     "events",
+    "prunes",
 )
 _RESULTS = Path(__file__).parent / "results"
 
