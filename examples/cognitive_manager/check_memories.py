@@ -42,14 +42,14 @@ def check_memories(servers: Sequence[Memories], stream: Stream, taken: Sequence[
     held = {memory.key: memory for memory in servers[0].list(with_vectors=True, page_size=_PAGE_SIZE)}
     problems = _differences(held, stream, taken)
     rows = [row for batch in taken for row in stream.rows(batch)]
-    found = _with_index(servers, stream.vectors[0])
+    found = with_index(servers, stream.vectors[0])
     if found is None:
         return Remembered(len(held), None, {}, [*problems, f"no index had everything within {_INDEX_S:g} s"])
     samples = {}
     for name in _SAMPLES:
         near = found.search(stream.vectors[stream.names.index(name)], SHORTLIST, with_vectors=True)
         samples[name] = recall(near, rho, but=name, top=3)
-    return Remembered(len(held), _recall_at_10(found, held, stream, rows), samples, problems)
+    return Remembered(len(held), recall_at_10(found, held, stream, rows), samples, problems)
 
 
 def _differences(held: Mapping[str, MemoryRecord], stream: Stream, taken: Sequence[int]) -> list[str]:
@@ -71,7 +71,7 @@ def _same(memory: MemoryRecord, payload: object, vector: FloatArray) -> bool:
     return bool(memory.payload == payload) and kept == vector.astype("<f4").tobytes()
 
 
-def _with_index(servers: Sequence[Memories], vector: FloatArray) -> Memories | None:
+def with_index(servers: Sequence[Memories], vector: FloatArray) -> Memories | None:
     """The first server whose index has every write: the index follows. Of servers that share one file, one has the index."""
     ends = time.monotonic() + _INDEX_S
     while time.monotonic() < ends:
@@ -84,7 +84,7 @@ def _with_index(servers: Sequence[Memories], vector: FloatArray) -> Memories | N
     return None
 
 
-def _recall_at_10(memories: Memories, held: Mapping[str, MemoryRecord], stream: Stream, rows: Sequence[int]) -> float | None:
+def recall_at_10(memories: Memories, held: Mapping[str, MemoryRecord], stream: Stream, rows: Sequence[int]) -> float | None:
     """Which part of the ten nearest search finds, beside a scan of all that is held, over evenly chosen rows."""
     keys = [key for key, memory in held.items() if memory.vector is not None]
     if not keys:

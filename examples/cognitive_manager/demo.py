@@ -19,9 +19,11 @@ from typing import NoReturn
 from examples.cognitive_manager import ledger
 from examples.cognitive_manager.check import Verdict, check, check_each
 from examples.cognitive_manager.check_memories import Remembered, check_memories
+from examples.cognitive_manager.forgetting import Forgotten, forget
 from examples.cognitive_manager.ledger import Share
 from examples.cognitive_manager.manager_process import ManagerProcess
 from examples.cognitive_manager.options import arguments
+from examples.cognitive_manager.order_message import OrderMessages
 from examples.cognitive_manager.outages import Outages
 from examples.cognitive_manager.report import Happened, Progress, summary, table
 from examples.cognitive_manager.server_process import ServerFailedError, ServerProcess, joint_target
@@ -97,7 +99,9 @@ def _show(given: argparse.Namespace, stream: Stream, plane: _DataPlane, managers
         store_name = client.server_info().store
     check_each([server.target for server in plane.servers], plane.tenant, given.namespace, verdict)
     remembered = _remembered(given, stream, plane, verdict)
-    verdict.problems[:0] = [*complaints, *remembered.problems]
+    progress.say("forgetting: in a copy, the lightest tenth is pruned by two orders with the ρ without them, and brought back")
+    forgotten = _forgotten(given, stream, plane, verdict)
+    verdict.problems[:0] = [*complaints, *remembered.problems, *forgotten.problems]
     happened = Happened(
         tally=tally,
         by_manager={m.name: len(m.acknowledged) for m in managers},
@@ -108,8 +112,8 @@ def _show(given: argparse.Namespace, stream: Stream, plane: _DataPlane, managers
         servers=len(plane.servers) or None,
         store=plane.store,
     )
-    print(table(happened, verdict, remembered))
-    print(summary(happened, verdict, remembered), flush=True)
+    print(table(happened, verdict, remembered, forgotten))
+    print(summary(happened, verdict, remembered, forgotten), flush=True)
     return 1 if verdict.problems else 0
 
 
@@ -120,6 +124,18 @@ def _remembered(given: argparse.Namespace, stream: Stream, plane: _DataPlane, ve
         clients = [connected.enter_context(Client(target, tenant=plane.tenant, name="demo")) for target in targets]
         each = [client.namespace(given.namespace).memories for client in clients]
         return check_memories(each, stream, verdict.taken, verdict.rho)
+
+
+def _forgotten(given: argparse.Namespace, stream: Stream, plane: _DataPlane, verdict: Verdict) -> Forgotten:
+    """The forgetting, in a copy; by message, too, where the environment names a Kafka."""
+    targets = [server.target for server in plane.servers] or plane.targets[:1]
+    messages = OrderMessages.configured(plane.tenant, "demo") if plane.servers else None
+    with contextlib.ExitStack() as connected:
+        clients = [connected.enter_context(Client(target, tenant=plane.tenant, name="demo")) for target in targets]
+        try:
+            return forget(clients, given.namespace, verdict.rho, stream, messages)
+        except (SfmError, TimeoutError) as error:
+            return Forgotten(problems=[f"forgetting failed: {error}"])
 
 
 def _watch(managers: list[ManagerProcess], outages: Outages, progress: Progress, before: int) -> None:

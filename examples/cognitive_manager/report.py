@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from examples.cognitive_manager.check import Verdict
 from examples.cognitive_manager.check_memories import Remembered
+from examples.cognitive_manager.forgetting import Forgotten
 from examples.cognitive_manager.store import Store
 from examples.cognitive_manager.tally import Tally, percentile_ms
 
@@ -65,7 +66,7 @@ class Happened:
     """None when the servers are somebody else's."""
 
 
-def table(happened: Happened, verdict: Verdict, remembered: Remembered) -> str:
+def table(happened: Happened, verdict: Verdict, remembered: Remembered, forgotten: Forgotten) -> str:
     """The end of the show, for people."""
     tally, certificate = happened.tally, verdict.certificate
     shares = ", ".join(f"{name} {count}" for name, count in happened.by_manager.items())
@@ -97,6 +98,7 @@ def table(happened: Happened, verdict: Verdict, remembered: Remembered) -> str:
         ("", f"(eigvalsh here: {verdict.eigenvalue_min:.3g})"),
         ("sketch", f"‖AᵀA − BᵀB‖₂ = {verdict.sketch_error:.2f}, Liberty's bound {verdict.sketch_bound:.2f}"),
     ]
+    rows += _forgetting(forgotten)
     for name, best in remembered.samples.items():
         rows.append((f"{name} →", ", ".join(f"{r.name} {r.score:.2f}" for r in best)))
     if verdict.problems:
@@ -112,7 +114,7 @@ def table(happened: Happened, verdict: Verdict, remembered: Remembered) -> str:
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
 
 
-def summary(happened: Happened, verdict: Verdict, remembered: Remembered) -> str:
+def summary(happened: Happened, verdict: Verdict, remembered: Remembered, forgotten: Forgotten) -> str:
     """The last line, for scripts."""
     tally = happened.tally
     return json.dumps(
@@ -128,6 +130,8 @@ def summary(happened: Happened, verdict: Verdict, remembered: Remembered) -> str
             "searches": tally.searches,
             "search_p95_ms": percentile_ms(tally.search_s, 95),
             "recall_at_10": remembered.recall_at_10,
+            "pruned": forgotten.pruned,
+            "undone": forgotten.undone,
             "psd_ok": verdict.psd_ok,
             "trace_error": verdict.certificate.trace_error,
             "min_eigenvalue_bound": verdict.certificate.min_eigenvalue_bound,
@@ -136,6 +140,21 @@ def summary(happened: Happened, verdict: Verdict, remembered: Remembered) -> str
             "kills": happened.kills,
         }
     )
+
+
+def _forgetting(forgotten: Forgotten) -> list[tuple[str, str]]:
+    if not forgotten.pruned:
+        return []
+    ways = " and ".join(f"a {door}" for door in forgotten.doors)
+    found = [r for r in (forgotten.recall_before, forgotten.recall_after) if r is not None]
+    recall = f"; of what stayed search finds {found[1]:.1%}, before {found[0]:.1%}" if len(found) == 2 else ""
+    return [
+        (
+            "forgetting",
+            f"{forgotten.pruned} of {forgotten.memories}, the lightest for ρ, by {ways}, each with the ρ without them",
+        ),
+        ("", f"all {forgotten.undone} brought back to the byte{recall}"),
+    ]
 
 
 def _kept(store: Store, verdict: Verdict) -> str:

@@ -18,8 +18,8 @@ SFM = (sys.executable, "-m", "sfm_grpc.cli")
 
 URL = "SFM_POSTGRES_URL"
 REDIS_URL = "SFM_REDIS_URL"
-# What the environment says of Postgres and of Redis is for the demo's servers too; nothing else that it says to servers is.
-_OF_POSTGRES = ("SFM_POSTGRES_", "SFM_ALLOW_UNSAFE_DURABILITY", "SFM_REDIS_")
+# What the environment says of Postgres, Redis and Kafka is for the demo's servers too; nothing else that it says to servers is.
+_PASSED_ON = ("SFM_POSTGRES_", "SFM_ALLOW_UNSAFE_DURABILITY", "SFM_REDIS_", "SFM_KAFKA_")
 _MIGRATE_S = 60.0
 _TENANT = "default"
 
@@ -73,7 +73,8 @@ def chosen(directory: Path) -> Store:
 def embedded(directory: Path) -> Store:
     """A file of the demo's own; servers may share it."""
     data = directory / "data"
-    return Store({"SFM_DATA_DIR": str(data), **_KEEP_VERSIONS}, _TENANT, directory=data)
+    kafka = {name: value for name, value in os.environ.items() if name.startswith("SFM_KAFKA_")}
+    return Store({"SFM_DATA_DIR": str(data), **_KEEP_VERSIONS, **kafka}, _TENANT, directory=data)
 
 
 def postgres(given: Mapping[str, str]) -> Store:
@@ -81,7 +82,7 @@ def postgres(given: Mapping[str, str]) -> Store:
 
     Nothing that is there already is touched. Raises StoreFailedError.
     """
-    told = {name: value for name, value in given.items() if name.startswith(_OF_POSTGRES)}
+    told = {name: value for name, value in given.items() if name.startswith(_PASSED_ON)}
     found = _migrate(told)
     place, applied = str(found["data"]), [f"{step['number']} ({step['name']})" for step in found["applied"]]
     done = f"applied {', '.join(applied)}" if applied else "nothing to apply"

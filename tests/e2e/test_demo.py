@@ -49,6 +49,8 @@ KEYS = [
     "searches",
     "search_p95_ms",
     "recall_at_10",
+    "pruned",
+    "undone",
     "psd_ok",
     "trace_error",
     "min_eigenvalue_bound",
@@ -138,6 +140,7 @@ def demo(
     assert -1e-12 < told["min_eigenvalue_bound"] <= 0
     # So few vectors are compared one by one: what search finds is exact.
     assert told["recall_at_10"] == 1.0
+    assert told["pruned"] == told["undone"] == told["memories"] // 10
     return told, ran
 
 
