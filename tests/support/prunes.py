@@ -12,7 +12,7 @@ from sfm.v1 import pruner_pb2 as pb
 from sfm.v1 import pruner_pb2_grpc
 
 from tests.support.memories import Memories
-from tests.support.refusals import refusal_of
+from tests.support.refusals import is_refusal, refusal_of
 
 
 class Prunes:
@@ -37,6 +37,8 @@ class Prunes:
         try:
             return await getattr(self.stub, method)(request, timeout=30, metadata=metadata)
         except grpc.aio.AioRpcError as error:
+            if not is_refusal(error):  # nobody answered
+                raise
             raise refusal_of(error).error from error
 
     async def plan(self, *keys: str, keep: int | None = None, **said: Any) -> Any:

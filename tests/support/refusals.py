@@ -12,6 +12,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from sfm_grpc.errors import BY_REASON, DOMAIN, SfmError
 
+_DETAILS = "grpc-status-details-bin"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -32,11 +34,16 @@ class Refusal:
         return BY_REASON[self.reason].from_facts(self.facts)
 
 
+def is_refusal(error: Any) -> bool:
+    """A server of ours has answered; else gRPC says by itself that none did."""
+    return _DETAILS in dict(error.trailing_metadata() or ())
+
+
 def refusal_of(error: Any) -> Refusal:
     """Takes an RpcError apart, and checks that it is put together as docs promise: one ErrorInfo, one domain, one code."""
-    metadata = dict(error.trailing_metadata() or ())
-    assert "grpc-status-details-bin" in metadata, f"no google.rpc.Status: {error}"
-    status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
+    assert is_refusal(error), f"no google.rpc.Status: {error}"
+    metadata = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(metadata[_DETAILS])
     assert (status.code, status.message) == (error.code().value[0], error.details())
     infos = _details(status, error_details_pb2.ErrorInfo)
     assert [info.domain for info in infos] == [DOMAIN]
