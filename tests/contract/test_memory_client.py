@@ -46,11 +46,11 @@ class Threaded:
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._inner, name)
-        if name == "memories":
+        if name in ("memories", "prunes"):
             return Threaded(member)
         if name == "namespace":
             return lambda name: Threaded(member(name))
-        if name in ("links", "list", "namespaces"):
+        if name in ("audits", "links", "list", "namespaces", "plans", "prune_plans", "versions"):
             return lambda *args, **how: self._iterated(member(*args, **how))
         return lambda *args, **how: asyncio.to_thread(member, *args, **how)
 

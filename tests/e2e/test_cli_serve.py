@@ -153,6 +153,7 @@ COMMANDS = [
     *(["rho", name] for name in ("log", "show", "get", "commit", "diff", "restore", "verify", "export")),
     *(["memory", name] for name in ("put", "get", "list", "delete", "undelete", "purge")),
     *(["namespace", name] for name in ("create", "list", "describe")),
+    *(["prune", name] for name in ("plan", "show", "plans", "apply", "undo", "audit", "limit")),
 ]
 
 

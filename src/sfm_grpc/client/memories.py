@@ -77,7 +77,7 @@ class Memories:
         (deleted and expired ones are); `if_revision`: it must have this revision. With `wait_indexed_s` it is answered when
         a search can find it, or that time has passed: `indexed` of the receipt says which.
 
-        Raises AlreadyExists, VersionConflict, InvalidRequest, LimitExceeded, RequestIdReused.
+        Raises AlreadyExists, VersionConflict, InvalidRequest, LimitExceeded, RequestIdReused, QuotaExceeded (Prunes.set_limit).
         """
         item = MemoryPut(
             key,
@@ -152,7 +152,7 @@ class Memories:
     def undelete(self, keys: str | Iterable[str], **options: Unpack[WriteOptions]) -> tuple[MemoryReceipt, ...]:
         """Makes deleted memories be there again as they were, all or none; living ones are `unchanged`.
 
-        Raises NotFound (one never was, or is gone for good), LimitExceeded.
+        Raises NotFound (one never was, or is gone for good), LimitExceeded, QuotaExceeded.
         """
         return self._driver.run(self._flows.undelete(keys, **options))
 

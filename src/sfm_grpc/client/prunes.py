@@ -96,7 +96,8 @@ class Prunes:
         """Makes what a prune deleted be there again, byte for byte; `number` is that of its audit.
 
         What was written since, has expired or is gone for good is left as it is, and told in `skipped_keys`. Matrices stay as
-        they are: `Namespace.restore` is for those. Raises PruneNotUndoable (its window is over, or it was undone), NotFound.
+        they are: `Namespace.restore` is for those. Raises PruneNotUndoable (its window is over, or it was undone), NotFound,
+        QuotaExceeded.
         """
         return self._driver.run(self._flows.undo(number, **options))
 
