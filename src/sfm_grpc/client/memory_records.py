@@ -56,7 +56,7 @@ class _Put(Struct, frozen=True, eq=False):
     key: str
     """1 to 256 bytes of UTF-8 without control characters."""
     payload: object
-    """What JSON knows (no NaN, no infinity) or msgspec writes as JSON, or RawJson."""
+    """What the module `json` can write (no NaN, no infinity), UUIDs and enums (their text and value), or RawJson."""
 
 
 class MemoryPut(_Put, frozen=True, eq=False, kw_only=True):
