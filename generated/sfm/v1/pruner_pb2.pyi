@@ -653,6 +653,7 @@ class ApplyPruneResponse(_message.Message):
     UNKNOWN_KEYS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     UNDO_UNTIL_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """This is the first answer again."""
     @_builtins.property
@@ -667,6 +668,10 @@ class ApplyPruneResponse(_message.Message):
     def undo_until(self) -> _timestamp_pb2.Timestamp:
         """Until when it can be undone."""
 
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[_rho_store_pb2.MatrixReceipt]:
+        """One for each update of `commit`, in its order: whether one was clamped is said there."""
+
     def __init__(
         self,
         *,
@@ -674,10 +679,11 @@ class ApplyPruneResponse(_message.Message):
         unknown_keys: _abc.Iterable[_builtins.str] | None = ...,
         replayed: _builtins.bool = ...,
         undo_until: _timestamp_pb2.Timestamp | None = ...,
+        receipts: _abc.Iterable[_rho_store_pb2.MatrixReceipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "undo_until", b"undo_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "replayed", b"replayed", "undo_until", b"undo_until", "unknown_keys", b"unknown_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "receipts", b"receipts", "replayed", b"replayed", "undo_until", b"undo_until", "unknown_keys", b"unknown_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

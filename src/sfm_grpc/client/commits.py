@@ -133,14 +133,15 @@ def commit_of(namespace: str, request_id: str, reply: bytes) -> Commit:
             namespace=namespace,
             version=response.version,
             commit_time=moment(convert.us_of(response.commit_time)),
-            receipts=frozen({r.key: _receipt(r) for r in response.receipts}),
+            receipts=frozen({r.key: matrix_receipt_of(r) for r in response.receipts}),
             replayed=response.replayed,
             request_id=request_id,
             memories=tuple(receipt_of(m, replayed=response.replayed, request_id=request_id) for m in response.memories),
         )
 
 
-def _receipt(message: rho_store_pb2.MatrixReceipt) -> Receipt:
+def matrix_receipt_of(message: rho_store_pb2.MatrixReceipt) -> Receipt:
+    """What became of one matrix."""
     return Receipt(
         deleted=message.deleted,
         digest=message.digest,

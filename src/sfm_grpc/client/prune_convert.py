@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 from sfm.v1 import pruner_pb2
 
+from sfm_grpc.client.commits import matrix_receipt_of
 from sfm_grpc.client.convert import believed, us_of
 from sfm_grpc.client.prune_records import (
     AuditReport,
@@ -24,7 +25,7 @@ from sfm_grpc.client.prune_records import (
     SourceName,
     UndoReceipt,
 )
-from sfm_grpc.client.records import microseconds, moment
+from sfm_grpc.client.records import frozen, microseconds, moment
 from sfm_grpc.errors import InvalidRequest
 
 _SOURCES: Mapping[int, SourceName] = {
@@ -118,6 +119,7 @@ def receipt_of(reply: bytes, request_id: str) -> PruneReceipt:
             undo_until=moment(us_of(response.undo_until)) if response.HasField("undo_until") else None,
             replayed=response.replayed,
             request_id=request_id,
+            receipts=frozen({r.key: matrix_receipt_of(r) for r in response.receipts}),
         )
 
 

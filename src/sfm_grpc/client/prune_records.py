@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
 from sfm_grpc.client.commits import Kinds, MaxStep
 from sfm_grpc.client.memory_records import WriteOptions
-from sfm_grpc.client.records import Changes, Snapshot
+from sfm_grpc.client.records import Changes, Receipt, Snapshot
 from sfm_grpc.model import Metadata
 
 SourceName: TypeAlias = Literal["call", "message", "limit", "unknown"]
@@ -125,6 +125,8 @@ class PruneReceipt:
     replayed: bool
     """The request id had been used with the same content: this is the first answer again."""
     request_id: str
+    receipts: Mapping[str, Receipt]
+    """Of the matrices that were committed with it, by key: digest, certificate, and whether it was clamped."""
 
     @property
     def version(self) -> int:

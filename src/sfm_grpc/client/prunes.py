@@ -84,8 +84,8 @@ class Prunes:
         written or went meanwhile makes it stale; new memories do not. Keys that are not there are told, and are no error.
 
         `rho`: matrices as `Namespace.commit` takes them, which no longer contain what goes, with `expected_version`, `metadata`,
-        `max_step` and `kinds`: committed in the same transaction, both or neither. The receipt's `version` is theirs. It does not
-        say whether one was clamped: read what you go on with.
+        `max_step` and `kinds`: committed in the same transaction, both or neither. The receipt has theirs, and
+        `version`: one that was clamped says so there; read what you go on with.
 
         Raises PruneConfirmationRequired, PrunePlanStale, PrunePlanSpent, PruneTokenInvalid, NotFound (namespace, plan),
         InvalidRequest, LimitExceeded, RequestIdReused; with `rho` as `Namespace.commit`.

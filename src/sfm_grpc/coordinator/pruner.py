@@ -7,11 +7,12 @@ import hmac
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sfm_grpc.coordinator import events, names, pages
 from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.pages import PageTokens
+from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.rho import Along, Mutation, RhoCoordinator, Update
 from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, PruneNotUndoable, PruneTokenInvalid, RequestIdReused
 from sfm_grpc.model import (
@@ -100,6 +101,8 @@ class Pruned:
 
     audit: PruneAudit
     replayed: bool
+    receipts: Sequence[Receipt] = ()
+    """Of the matrices that were committed along."""
 
 
 class PruneCoordinator:
@@ -270,7 +273,7 @@ class PruneCoordinator:
             audited_as=events.prune_result(self._rules.node_id),
         )
         done = await self._rho.commit(commit.mutation, commit.updates, along=along)
-        return await self._pruned(mutation.scope, done.result)
+        return replace(await self._pruned(mutation.scope, done.result), receipts=done.receipts)
 
     async def undo(self, mutation: PruneMutation, number: int) -> Pruned:
         """Makes what a prune deleted be there again. Raises InvalidRequest, NotFound, PruneNotUndoable, QuotaExceeded."""

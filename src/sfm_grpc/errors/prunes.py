@@ -50,8 +50,9 @@ class PrunePlanStale(SfmError):
     """The first of them."""
 
     def sentence(self) -> str:
+        memories = "1 memory" if self.changed == 1 else f"{self.changed} memories"
         return (
-            f"{self.changed} memories of plan {self.plan_id!r} of {self.namespace!r} were written or went since it was made "
+            f"{memories} of plan {self.plan_id!r} of {self.namespace!r} changed or went since it was made "
             f"({told_names(self.names)}); plan again"
         )
 

@@ -104,6 +104,7 @@ class PrunerServicer:
             unknown_keys=prune_convert.skipped_keys(done),
             replayed=done.replayed,
             undo_until=convert.timestamp(done.audit.time_us + self._undelete_s * 1_000_000),
+            receipts=[convert.receipt(r) for r in done.receipts],
         )
 
     def _commit(self, request: pruner_pb2.ApplyPruneRequest, bodies: list[memoryview], mutation: PruneMutation) -> PruneCommit:
