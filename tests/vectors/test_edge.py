@@ -21,6 +21,7 @@ from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Distance
 from sfm_grpc.storage.vectors.contract import IndexDamaged
 from sfm_grpc.storage.vectors.edge import EdgeIndex
+from sfm_grpc.storage.vectors.embedded import early
 from tests.support.paths import ROOT
 from tests.vectors import feeder
 from tests.vectors.given import a_field, a_point, found, keys, scanned, some_points
@@ -208,3 +209,58 @@ async def test_damage_is_told_and_can_be_undone(edge_directory: Path, harm: str)
         await index.check()
     finally:
         await index.close()
+
+
+# ---- engines that are started early
+
+
+async def test_an_engine_that_was_started_early_is_taken(tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    index = EdgeIndex(directory)
+    await index.open()
+    await index.apply(FIELD, [a_point("a"), a_point("b")], [])
+    early.start(directory)
+    assert not early._waiting, "somebody has the directory"
+    await index.close()
+    early.start(directory)
+    early.start(directory)
+    ((generation, engine),) = early._waiting.items()
+    assert generation.name == "g1"
+    again = EdgeIndex(directory)
+    await again.open()
+    assert await again.count(FIELD) == 2
+    assert not early._waiting
+    assert engine.runs
+    await again.close()
+    assert not engine.runs
+
+
+async def test_engines_that_nobody_takes_end_with_the_index(tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    early.start(directory)
+    index = EdgeIndex(directory)
+    await index.open()
+    await index.apply(FIELD, [a_point("a")], [])
+    await index.close()
+    (directory / "odd").mkdir()
+    early.start(directory)
+    (engine,) = early._waiting.values()
+    await EdgeIndex(tmp_path / "other").close()
+    assert not early._waiting
+    with pytest.raises(IndexUnavailable):
+        await engine.ask({"do": "look"})
+
+
+async def test_an_engine_that_was_started_early_and_died_is_started_again(tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    index = EdgeIndex(directory)
+    await index.open()
+    await index.apply(FIELD, [a_point("a")], [])
+    await index.close()
+    early.start(directory)
+    (engine,) = early._waiting.values()
+    engine._process.kill()
+    again = EdgeIndex(directory)
+    await again.open()
+    assert await again.count(FIELD) == 1
+    await again.close()

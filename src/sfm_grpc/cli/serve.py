@@ -69,10 +69,11 @@ def serve(
         settings = load({name: value for name, value in given.items() if value is not None})
     except ConfigError as error:
         raise CommandError(str(error)) from None
-    from sfm_grpc import logs
+    from sfm_grpc import early, logs
     from sfm_grpc.errors import SfmError, StoreRefused
 
     logs.configure(settings.log_level, settings.log_format)
+    early.start(settings)
     try:
         _run(settings, ready_file)
     except StoreRefused as error:

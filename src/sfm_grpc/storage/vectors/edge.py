@@ -16,11 +16,11 @@ from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Buffer, Distance, MemoryFilter
 from sfm_grpc.storage.vectors import points
 from sfm_grpc.storage.vectors.contract import Field, Hit, Point, Refused
+from sfm_grpc.storage.vectors.embedded import early, files
 from sfm_grpc.storage.vectors.embedded.frames import Words
 from sfm_grpc.storage.vectors.embedded.geometry import Geometry
 from sfm_grpc.storage.vectors.points import Identities, scope_name
 
-_LOCK = "lock"
 _IDENTITY = "identity"
 _FEW = 16
 """Points that are prepared where they come in; more, on a thread."""
@@ -61,7 +61,7 @@ class EdgeIndex:
     def _locked(self) -> int:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self._directory / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise IndexUnavailable(problem=f"{self._directory} cannot be used: {error.strerror}") from error
         try:
@@ -76,7 +76,7 @@ class EdgeIndex:
     async def close(self) -> None:
         """See the contract."""
         lock, self._lock = self._lock, -1
-        await asyncio.gather(*(geometry.close() for geometry in self._geometries.values()))
+        await asyncio.gather(*(geometry.close() for geometry in self._geometries.values()), early.end())
         self._geometries.clear()
         if lock >= 0:
             os.close(lock)
@@ -86,13 +86,12 @@ class EdgeIndex:
         kept = await asyncio.to_thread(self._kept)
         for shape in kept:
             await self._of(*shape).ask({"do": "look"})
-        names = ", ".join(_name(*shape) for shape in kept) or "nothing kept yet"
+        names = ", ".join(files.name_of(*shape) for shape in kept) or "nothing kept yet"
         return f"Qdrant's engine {importlib.metadata.version('qdrant-edge-py')} in {self._directory}: {names}"
 
     def _kept(self) -> list[tuple[int, Distance]]:
         """Geometries of which something is kept."""
-        shapes = [shape for path in self._directory.iterdir() if (shape := _shape(path.name)) is not None]
-        return [shape for shape in sorted(shapes) if self._of(*shape).is_there]
+        return [shape for shape in sorted(files.shapes(self._directory).values()) if self._of(*shape).is_there]
 
     # ---- changes
 
@@ -152,7 +151,7 @@ class EdgeIndex:
             raise IndexUnavailable(problem=f"{self._directory} is closed")
         shape = (dimension, distance)
         if shape not in self._geometries:
-            directory = self._directory / _name(*shape)
+            directory = self._directory / files.name_of(*shape)
             self._geometries[shape] = Geometry(directory, *shape, graph_points_min=self._graph_points_min)
         return self._geometries[shape]
 
@@ -175,15 +174,3 @@ def _change(field: Field, puts: Sequence[Point], gone: Collection[str]) -> _Chan
         "gone": [identities.of(key) for key in gone],
     }
     return _Change(words, b"".join(put.vector for put in taken), refused)
-
-
-def _name(dimension: int, distance: Distance) -> str:
-    return f"{dimension}-{distance.name.lower()}"
-
-
-def _shape(name: str) -> tuple[int, Distance] | None:
-    """What the name of a geometry's directory means; None: it is none's."""
-    dimension, _, distance = name.partition("-")
-    if dimension.isdecimal() and distance.upper() in Distance.__members__:
-        return int(dimension), Distance[distance.upper()]
-    return None

@@ -74,9 +74,9 @@ class Engine:
         """Opens the generation that lies there, or makes it. Raises IndexUnavailable, IndexDamaged."""
         end = asyncio.get_running_loop().time() + _LOCKED_S
         while True:
-            engine = cls._spawned(directory, dimension, distance, create)  # two milliseconds
+            engine = cls.spawned(directory, dimension, distance, create=create)
             try:
-                await engine._opened()
+                await engine.opened()
             except BaseException as error:
                 await engine.kill()
                 locked = isinstance(error, IndexUnavailable) and _PROBLEMS[_LOCKED] in error.problem
@@ -87,7 +87,8 @@ class Engine:
                 return engine
 
     @classmethod
-    def _spawned(cls, directory: Path, dimension: int, distance: Distance, create: bool) -> Engine:
+    def spawned(cls, directory: Path, dimension: int, distance: Distance, *, create: bool = False) -> Engine:
+        """A process that opens the generation, or makes it: in two milliseconds, to be `opened`. Raises IndexUnavailable."""
         ours, theirs = socket.socketpair()
         theirs_end, lifeline = os.pipe()
         told = {
@@ -117,7 +118,8 @@ class Engine:
         ours.setblocking(False)
         return cls(directory, process, ours, lifeline)
 
-    async def _opened(self) -> None:
+    async def opened(self) -> None:
+        """Waits until it can be asked. Raises IndexUnavailable, IndexDamaged."""
         self._reader, self._writer = await asyncio.open_connection(sock=self._connection)
         opened: asyncio.Future[Words] = asyncio.get_running_loop().create_future()
         self._asked[_OPENING] = _OPEN, opened

@@ -10,11 +10,33 @@ from pathlib import Path
 
 import orjson
 
+from sfm_grpc.model import Distance
 from sfm_grpc.storage.vectors.contract import IndexDamaged
 from sfm_grpc.storage.vectors.points import FORMAT
 
+LOCK = "lock"
+"""The file by which one process has an index's directory."""
+
 _CURRENT = "current"
 _HOLE = bytes(256 << 10)
+
+
+def name_of(dimension: int, distance: Distance) -> str:
+    """Of a geometry's directory."""
+    return f"{dimension}-{distance.name.lower()}"
+
+
+def shapes(directory: Path) -> dict[str, tuple[int, Distance]]:
+    """The geometries that have a directory in an index's, by its name. Raises OSError."""
+    return {path.name: shape for path in directory.iterdir() if (shape := _shape(path.name)) is not None}
+
+
+def _shape(name: str) -> tuple[int, Distance] | None:
+    """What the name of a geometry's directory means; None: it is none's."""
+    dimension, _, distance = name.partition("-")
+    if dimension.isdecimal() and distance.upper() in Distance.__members__:
+        return int(dimension), Distance[distance.upper()]
+    return None
 
 
 def current(directory: Path) -> Path | None:

@@ -18,7 +18,7 @@ from sfm_grpc.errors import IndexUnavailable
 from sfm_grpc.model import Distance
 from sfm_grpc.storage.finishing import finished
 from sfm_grpc.storage.vectors.contract import IndexDamaged
-from sfm_grpc.storage.vectors.embedded import files
+from sfm_grpc.storage.vectors.embedded import early, files
 from sfm_grpc.storage.vectors.embedded.engine import Engine
 from sfm_grpc.storage.vectors.embedded.frames import Words
 
@@ -113,7 +113,10 @@ class Geometry:
         try:
             await self._stop()
             generation = await _filed(self._directory, self._found)
-            engine = await Engine.start(generation or files.following(None, self._directory), *self._shape, create=not generation)
+            if generation is not None:
+                engine = await early.take(generation, *self._shape)
+            else:
+                engine = await Engine.start(files.following(None, self._directory), *self._shape, create=True)
             if generation is None:
                 try:
                     await _filed(self._directory, files.mark, engine.directory)
