@@ -35,6 +35,7 @@ from sfm_grpc.coordinator.namespaces import NamespaceCoordinator
 from sfm_grpc.coordinator.outbox import Outbox
 from sfm_grpc.coordinator.presence import Presence
 from sfm_grpc.coordinator.prune_limits import PruneLimits
+from sfm_grpc.coordinator.prune_orders import OrderRules, PruneOrders
 from sfm_grpc.coordinator.pruner import PruneCoordinator, PruneRules
 from sfm_grpc.coordinator.reads import Reads
 from sfm_grpc.coordinator.relay import Relay
@@ -97,10 +98,6 @@ class App:
         self.outbox = Outbox(self.store, self.fences, self.metrics.events, streams_max=s.events_streams_max)
         self.sink = stores.build_sink(s)
         self.relay = Relay(self.store, self.outbox, self.sink, self.metrics.events) if self.sink is not None else None
-        parts = [part.component for part in (self.leases, self.indexer, self.relay) if part is not None]
-        self.truth = Truth(
-            self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, parts=parts
-        )
         retention = Retention(s.rho_history_versions, s.rho_history_age_s, s.request_age_s, s.events_kept, s.events_unsent_max)
         self._housekeeping = Housekeeping(self.store, snapshots, retention, self.metrics, self.rho_health.is_whole)
         behind = self.store if stores.is_cached(self.store) else None
@@ -129,6 +126,12 @@ class App:
         examiner = Examiner(rules.admission, self._threads, self._slow_threads, slow_max=s.slow_admissions_max)
         self.rho = RhoCoordinator(self.store, self.commits, self.reads, examiner, rules, on_step=self.metrics.step.observe)
         self._build_memories(s)
+        self.inbox = stores.build_inbox(s)
+        self.orders = PruneOrders(self.pruner, self.inbox, self.metrics.orders, _order_rules(s)) if self.inbox else None
+        parts = [part.component for part in (self.leases, self.indexer, self.relay, self.orders) if part is not None]
+        self.truth = Truth(
+            self.presence, self.rho_health, self.reads, self._windows, latency_bound_s=s.latency_bound_ms / 1000, parts=parts
+        )
         self._load = Load(_load_rules(s), self.metrics)
         self._guard = CallGuard(_call_rules(s), self._load, self.metrics, self._named_windows(), rpc_server.PACKAGE)
         self._probe = ProbeServicer(rpc_server.SERVICES)
@@ -194,7 +197,7 @@ class App:
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.index.close)
         self._stack.push_async_callback(self.presence.end)
-        for part in (self.cache, self.fences, self.leases, self.sink):
+        for part in (self.cache, self.fences, self.leases, self.sink, self.inbox):
             if part is not None:
                 self._stack.push_async_callback(part.close)
         await self.presence.begin()
@@ -214,6 +217,8 @@ class App:
         self._spawn(self.watches.run())
         if self.relay is not None:
             self._spawn(self.relay.run())
+        if self.orders is not None:
+            self._spawn(self.orders.run())
         self._spawn(self.presence.run(self._tell_ready))
         self._spawn(self._load.watch(self._received))
         self._spawn(self._load_lapack())
@@ -361,6 +366,10 @@ def _prune_rules(s: Settings) -> PruneRules:
         page_size_max=s.page_size_max,
         node_id=s.node,
     )
+
+
+def _order_rules(s: Settings) -> OrderRules:
+    return OrderRules(apply_s=s.deadline_default_ms / 1000, remembered_s=s.request_age_s, message_bytes_max=s.message_bytes_max)
 
 
 def _call_rules(s: Settings) -> CallRules:

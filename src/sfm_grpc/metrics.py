@@ -78,6 +78,7 @@ class Metrics:
         self.cache = CacheMetrics(r)
         self.index = IndexMetrics(r)
         self.events = EventMetrics(r)
+        self.orders = OrderMetrics(r)
 
     def call(self, service: str, method: str) -> CallMetrics:
         """The metrics of one method."""
@@ -161,6 +162,23 @@ class EventMetrics:
             "sfm_events_send_seconds", "Time until Kafka had acknowledged a batch", buckets=_SECONDS, registry=r
         )
         self.streams = Gauge("sfm_events_streams", "Streams of TailEvents that are open", registry=r)
+
+
+class OrderMetrics:
+    """Orders that come from Kafka; all 0 where there is none."""
+
+    def __init__(self, r: CollectorRegistry) -> None:
+        self.ok = Gauge("sfm_orders_ok", "1 while orders come from Kafka and are carried out", registry=r)
+        self.done = Counter(
+            "sfm_orders",
+            "Orders by what became of them: applied, known (carried out or planned before), waiting, refused",
+            ("outcome",),
+            registry=r,
+        )
+        self.retried = Counter("sfm_orders_retried", "Attempts at an order that have to be made again", registry=r)
+        self.waiting = Gauge(
+            "sfm_orders_waiting", "Orders in this process's partitions that it had not taken at the last look", registry=r
+        )
 
 
 class CallMetrics:

@@ -155,6 +155,14 @@ class Settings(BaseSettings):
     kafka_topic_rho_status: str = Field("rho.status", min_length=1, description="The topic of `rho.status`.")
     kafka_topic_memory_event: str = Field("memory.event", min_length=1, description="The topic of `memory.event`.")
     kafka_topic_prune_result: str = Field("prune.result", min_length=1, description="The topic of `prune.result`.")
+    kafka_orders: bool = Field(True, description="Whether orders to prune are taken from Kafka, where there is one.")
+    kafka_group: str = Field(
+        "sfm", min_length=1, description="The group in which the servers of a store share these orders: another for each store."
+    )
+    kafka_topic_prune_order: str = Field("prune.order", min_length=1, description="The topic of orders to prune.")
+    kafka_topic_prune_order_dlq: str = Field(
+        "prune.order.dlq", min_length=1, description="The topic where orders go that cannot be carried out, with the reason."
+    )
     events_source: str = Field(
         "/sfm", min_length=1, description="What events say where they come from (`ce_source`): another for each store."
     )
@@ -284,11 +292,6 @@ class Settings(BaseSettings):
                 "SFM_QDRANT_URL leads beyond loopback without TLS, and SFM_QDRANT_API_KEY would be read on the way: write "
                 "https://, or say --insecure (SFM_INSECURE=1) where the network is trusted"
             )
-        if self.kafka_properties.get("sasl.mechanism") == "PLAIN" and not (self.insecure or self._kafka_keeps_secrets):
-            raise ValueError(
-                "SFM_KAFKA_BOOTSTRAP leads beyond loopback without TLS, and SFM_KAFKA_SASL_PASSWORD would be read on the way: "
-                "use sasl_ssl or a SCRAM mechanism, or say --insecure (SFM_INSECURE=1) where the network is trusted"
-            )
         if self.postgres_pool_min > self.postgres_pool_max:
             raise ValueError("SFM_POSTGRES_POOL_MIN is over SFM_POSTGRES_POOL_MAX")
         if self.deadline_default_ms > self.deadline_max_ms:
@@ -306,6 +309,17 @@ class Settings(BaseSettings):
                 f"SFM_HTTP_LISTEN is {self.http_listen}, beyond loopback, and plain HTTP that names namespaces: say --insecure "
                 "(SFM_INSECURE=1) where the network is trusted"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kafka_together(self) -> Settings:
+        if self.kafka_properties.get("sasl.mechanism") == "PLAIN" and not (self.insecure or self._kafka_keeps_secrets):
+            raise ValueError(
+                "SFM_KAFKA_BOOTSTRAP leads beyond loopback without TLS, and SFM_KAFKA_SASL_PASSWORD would be read on the way: "
+                "use sasl_ssl or a SCRAM mechanism, or say --insecure (SFM_INSECURE=1) where the network is trusted"
+            )
+        if self.kafka_topic_prune_order == self.kafka_topic_prune_order_dlq:
+            raise ValueError("SFM_KAFKA_TOPIC_PRUNE_ORDER_DLQ is SFM_KAFKA_TOPIC_PRUNE_ORDER: a refused order would come again")
         return self
 
     @property

@@ -9,11 +9,12 @@ from sfm_grpc.errors import StoreRefused
 from sfm_grpc.metrics import CacheMetrics, StoreMetrics
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import CachedStore, Store
-from sfm_grpc.storage.events.contract import EventSink
+from sfm_grpc.storage.events.contract import EventSink, Inbox
 from sfm_grpc.storage.sqlite import SqliteStore
 from sfm_grpc.storage.vectors.contract import VectorIndex
 
 if TYPE_CHECKING:
+    from sfm_grpc.storage.events.options import KafkaOptions
     from sfm_grpc.storage.postgres import PostgresOptions
     from sfm_grpc.storage.postgres.migrate import Migration, State
     from sfm_grpc.storage.redis import RedisCache
@@ -79,18 +80,39 @@ def build_sink(settings: Settings) -> EventSink | None:
         return None
     from sfm_grpc.storage.events.cloud_events import CloudEvents
     from sfm_grpc.storage.events.kafka import KafkaSink
+
+    try:
+        return KafkaSink(_kafka_options(settings), CloudEvents(settings.events_source, settings.kafka_topics))
+    except ValueError as error:
+        raise StoreRefused(problem=f"SFM_KAFKA_*: {error}") from error
+
+
+def build_inbox(settings: Settings) -> Inbox | None:
+    """Where orders come from, not yet connected; None: they only come by calls. Raises StoreRefused as `build_sink`."""
+    if not (settings.kafka_bootstrap and settings.kafka_orders):
+        return None
+    from sfm_grpc.storage.events.kafka_inbox import KafkaInbox
+
+    try:
+        return KafkaInbox(
+            _kafka_options(settings),
+            topic=settings.kafka_topic_prune_order,
+            refused_topic=settings.kafka_topic_prune_order_dlq,
+            group=settings.kafka_group,
+        )
+    except ValueError as error:
+        raise StoreRefused(problem=f"SFM_KAFKA_*: {error}") from error
+
+
+def _kafka_options(settings: Settings) -> KafkaOptions:
     from sfm_grpc.storage.events.options import KafkaOptions
 
-    options = KafkaOptions(
+    return KafkaOptions(
         bootstrap=settings.kafka_bootstrap,
         client_id=settings.node,
         properties=settings.kafka_properties,
         topics=tuple(dict.fromkeys(settings.kafka_topics.values())),
     )
-    try:
-        return KafkaSink(options, CloudEvents(settings.events_source, settings.kafka_topics))
-    except ValueError as error:
-        raise StoreRefused(problem=f"SFM_KAFKA_*: {error}") from error
 
 
 def is_cached(store: Store) -> TypeGuard[CachedStore]:

@@ -26,4 +26,4 @@ def _closed(schema: object) -> object:
     if not isinstance(schema, dict):
         return schema
     closed = {name: _closed(each) for name, each in schema.items()}
-    return closed | {"additionalProperties": False} if schema.get("type") == "object" else closed
+    return {"additionalProperties": False, **closed} if schema.get("type") == "object" else closed

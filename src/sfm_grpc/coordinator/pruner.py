@@ -117,21 +117,27 @@ class PruneCoordinator:
     # ---- plans
 
     async def plan(self, mutation: PruneMutation, order: Order, *, told: bool = False) -> Planned:
-        """Plans a prune. `told`: the world is told that it waits, where a guard trips.
+        """Plans a prune. `told`: the world is told that it waits, where a guard trips; one that came as a message, in any case:
+        a guard has tripped, if only just before.
 
         Raises InvalidRequest, LimitExceeded, NotFound (namespace), RequestIdReused, StoreUnavailable.
         """
         self._check(mutation)
         now_us = _now_us()
         made, space = await self._made(mutation, order, now_us)
-        waits = bool(prunes.tripped(self._verdicts(made, space)))
+        waits = order.source is PruneSource.MESSAGE or bool(prunes.tripped(self._verdicts(made, space)))
         event = events.prune_waits(self._rules.node_id, made) if told and waits else None
         kept = await self._store.prunes.keep_plan(made, event)
-        if kept.order_digest != made.order_digest:
-            raise RequestIdReused(
-                namespace=mutation.scope.namespace, reused_id=mutation.request_id, first_time_us=kept.create_time_us
-            )
+        _check_same(kept, made.order_digest, mutation)
         return self._planned(kept, space, mutation.committer, now_us)
+
+    async def planned_before(self, mutation: PruneMutation, order: Order) -> PrunePlan | None:
+        """The plan that the same request has made. Raises InvalidRequest, RequestIdReused, StoreUnavailable."""
+        self._check(mutation)
+        plan = await self._store.prunes.plan(mutation.scope, _plan_id(mutation, order))
+        if plan is not None:
+            _check_same(plan, _digest_of(order.keys if order.keys is not None else order.keep), mutation)
+        return plan
 
     async def _made(self, mutation: PruneMutation, order: Order, now_us: int) -> tuple[PrunePlan, Space]:
         unknown: list[str] = []
@@ -148,7 +154,7 @@ class PruneCoordinator:
             space, size, found_items = await self._store.prunes.least(mutation.scope, order.keep, self._rules.order_max, now_us)
             items = tuple(found_items)
         plan = PrunePlan(
-            plan_id=_plan_id(mutation),
+            plan_id=_plan_id(mutation, order),
             scope=mutation.scope,
             source=order.source,
             committer=mutation.committer,
@@ -372,13 +378,21 @@ class PruneCoordinator:
         return list(dict.fromkeys(keys))
 
 
-def _plan_id(mutation: PruneMutation) -> str:
-    """The same for the same request."""
+def _plan_id(mutation: PruneMutation, order: Order) -> str:
+    """The same for the same request; an order that came as a message is one, whoever it says orders it."""
     if not mutation.request_id:
         return secrets.token_hex(16)
-    scope = mutation.scope
-    said = repr([scope.tenant, scope.namespace, mutation.method, mutation.committer, mutation.request_id])
+    scope, whose = mutation.scope, "" if order.source is PruneSource.MESSAGE else mutation.committer
+    said = repr([scope.tenant, scope.namespace, mutation.method, whose, mutation.request_id])
     return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def _check_same(kept: PrunePlan, order_digest: bytes, mutation: PruneMutation) -> None:
+    """Raises RequestIdReused for a plan of something else."""
+    if kept.order_digest != order_digest:
+        raise RequestIdReused(
+            namespace=mutation.scope.namespace, reused_id=mutation.request_id, first_time_us=kept.create_time_us
+        )
 
 
 def _token(plan: PrunePlan, committer: str) -> str:

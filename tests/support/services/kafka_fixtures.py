@@ -69,8 +69,9 @@ class Kafka:
     @property
     def settings(self) -> dict[str, object]:
         """What a server is told."""
-        topics = {f"kafka_topic_{name}": self.topic(name) for name in ("rho_status", "memory_event", "prune_result")}
-        return {"kafka_bootstrap": self.bootstrap, **topics}
+        names = ("rho_status", "memory_event", "prune_result", "prune_order", "prune_order_dlq")
+        topics = {f"kafka_topic_{name}": self.topic(name) for name in names}
+        return {"kafka_bootstrap": self.bootstrap, "kafka_group": self.prefix, **topics}
 
     def topic(self, name: str) -> str:
         """Where a kind of event goes."""

@@ -10,8 +10,6 @@ what arrives first of each event is in order, too, however the two of them meet 
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from sfm_grpc.storage.events.cloud_events import CloudEvents
 from sfm_grpc.storage.events.contract import SinkUnavailable
+from sfm_grpc.storage.events.librdkafka import SILENT, words
 from sfm_grpc.storage.events.options import KafkaOptions, Property
 from sfm_grpc.storage.outbox_contract import StoredEvent
 
@@ -39,11 +38,8 @@ _USUAL: dict[str, Property] = {
     # Whether a message is too large is the topic's to say.
     "message.max.bytes": 64 << 20,
 }
-_AFTERWORD = re.compile(r" \(after \d+ms in state .*\)$")
 _POLL_S = 0.1
 _CHECK_S = 3.0
-# What is wrong is told once, by whoever asks; librdkafka would write it to standard error again and again.
-_SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 # What was said of trouble is believed for so long, where nothing else is known.
 _TROUBLE_S = 15.0
 
@@ -71,15 +67,15 @@ class KafkaSink:
         try:
             self._producer: Producer | None = self._made()
         except KafkaException as error:
-            raise ValueError(_words(error.args[0])) from error
+            raise ValueError(words(error.args[0])) from error
 
     def _made(self) -> Producer:
-        return Producer({**_USUAL, **self._options.client, **FIXED, "error_cb": self._heard}, logger=_SILENT)
+        return Producer({**_USUAL, **self._options.client, **FIXED, "error_cb": self._heard}, logger=SILENT)
 
     def _heard(self, error: KafkaError) -> None:
         # That all brokers are down says less than why the last one is.
         if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._trouble[0]:
-            self._trouble = (_words(error), time.monotonic())
+            self._trouble = (words(error), time.monotonic())
 
     def _opened(self) -> Producer:
         with self._making:
@@ -102,7 +98,7 @@ class KafkaSink:
                     missing.append(topic)
         except KafkaException as error:
             producer.poll(0)  # what it has heard of why
-            raise SinkUnavailable(self._why(_words(error.args[0]))) from error
+            raise SinkUnavailable(self._why(words(error.args[0]))) from error
         there = f"Kafka at {self._options.bootstrap}"
         return f"{there}; it has no topic {', '.join(missing)}" if missing else there
 
@@ -154,7 +150,7 @@ class KafkaSink:
         if batch.failure is None:
             return "given up"
         refused = f" ({batch.topic})" if batch.topic else ""
-        return f"Kafka at {self._options.bootstrap} refuses an event{refused}: {_words(batch.failure)}"
+        return f"Kafka at {self._options.bootstrap} refuses an event{refused}: {words(batch.failure)}"
 
     def _discard(self) -> None:
         """Nothing of what it has is delivered any more but what is on its way; that is in order, too, and was to come."""
@@ -197,8 +193,3 @@ class _Batch:
         """How many have arrived before the first that has not."""
         first = self._arrived.find(0)
         return len(self._arrived) if first < 0 else first
-
-
-def _words(error: KafkaError) -> str:
-    """Without how long librdkafka tried and how often it has said so before."""
-    return _AFTERWORD.sub("", str(error.str())).rstrip(".")
