@@ -57,6 +57,7 @@ SEAMS = (
     # Inside an engine; what comes after it, comes before the listeners.
     Seam(f"{_POSTGRES}.commit", "commit", "postgres.commit.begun", "postgres.commit.executed"),
     Seam(f"{_POSTGRES}.commit", "_write", "postgres.commit.unsent", "postgres.commit.written"),
+    Seam(f"{_POSTGRES}.both", "_commit", "postgres.both.begun", "postgres.both.executed"),
     Seam(f"{_SQLITE}.commit", "commit", "sqlite.commit.begun", "sqlite.commit.executed"),
     Seam(f"{_POSTGRES}.housekeeping", "compact", "postgres.compact.begun", "postgres.compact.done"),
     Seam(f"{_SQLITE}.housekeeping", "compact", "sqlite.compact.begun", "sqlite.compact.executed"),
@@ -68,6 +69,10 @@ SEAMS = (
     Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_off", "drain.unbegun", "drain.begun"),
     Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_drained", "drain.waited", "drain.ended"),
     Seam(f"{_POSTGRES}.engine", "PostgresStore.cache_on", "registering.begun", "registering.done"),
+    # An order that comes as a message; what comes after it was carried out, comes before its offset is committed.
+    Seam(f"{_COORDINATOR}.prune_orders", "PruneOrders._carry_out", "order.taken", "order.carried_out"),
+    Seam("sfm_grpc.storage.events.kafka_inbox", "KafkaInbox.refuse", "order.unrefused", "order.refused"),
+    Seam("sfm_grpc.storage.events.kafka_inbox", "KafkaInbox.done", "order.uncommitted", "order.committed"),
     # Starting.
     Seam(f"{_POSTGRES}.engine", "PostgresStore.open", "postgres.open.begun", "postgres.open.done"),
     Seam(f"{_POSTGRES}.migrate", "_take_turn", "postgres.migrate.waiting", "postgres.migrate.turn"),
