@@ -24,6 +24,7 @@ _PART = 10
 """One memory in so many is forgotten."""
 _PAGE_SIZE = 500
 _MESSAGE_S = 60.0
+_FLOAT32 = 1e-6
 
 
 @dataclass(slots=True)
@@ -134,8 +135,9 @@ def _audited(namespace: Namespace, after: int) -> int:
 
 
 def _check_rho(namespace: Namespace, due: FloatArray, done: Forgotten) -> None:
+    """The ρ of the last prune is there; one that came as float32 is a little off, and may have been clamped."""
     kept = namespace.read(RHO, consistency="canonical")[RHO]
-    if not np.array_equal(kept, due):
+    if not np.allclose(kept, due, rtol=0, atol=_FLOAT32):
         done.problems.append(f"ρ is not the one that was committed with the prune: {np.abs(kept - due).max():.3g} off")
 
 

@@ -32,6 +32,7 @@ from examples.cognitive_manager.tally import Acknowledged
 from sfm_grpc.client import Client, Commit, IndexUnavailable, Namespace, NotFound, Unreachable
 from tests.support.services.databases import Database
 from tests.support.services.fixtures import FreshDatabase
+from tests.support.services.kafka_fixtures import StartMockKafka
 from tests.support.services.redis_fixtures import StartRedis
 from tests.support.services.redis_server import RedisServer
 
@@ -76,7 +77,9 @@ class Store:
             return
         assert "sfm migrate: applied 1 (rho), 2 (cache), 3 (memories)" in ran.stderr
         with self.database.connect() as c:
-            [(tenant, namespace)] = c.execute("SELECT tenant, name FROM sfm.namespace").fetchall()
+            rows = c.execute("SELECT tenant, name FROM sfm.namespace ORDER BY name").fetchall()
+        (tenant, namespace), *copy = rows
+        assert copy == [(tenant, f"{namespace}-forgetting")]
         assert f"namespace {namespace!r} of tenant {tenant!r}" in ran.stderr
         assert tenant.startswith("demo-")
 
@@ -201,6 +204,19 @@ def test_pulling_redis_plug_fails_no_read_and_loses_no_commit(fresh_database: Fr
     assert (told["store"], told["servers"], told["commits"], told["memories"]) == ("postgres", 2, 60, 8 * 60)
     assert "60 batches once each" in ran.stdout
     assert "outages" not in ran.stdout, "no call went unanswered"
+
+
+def test_it_prunes_through_both_doors(
+    fresh_database: FreshDatabase, redis_server: StartRedis, mock_kafka: StartMockKafka
+) -> None:
+    given = {
+        "SFM_POSTGRES_URL": fresh_database().url,
+        "SFM_REDIS_URL": redis_server().url,
+        "SFM_KAFKA_BOOTSTRAP": mock_kafka().bootstrap,
+    }
+    told, ran = demo("--batches", "20", environment=given)
+    assert told["pruned"] == told["undone"] == 16
+    assert "16 of 160, the lightest for ρ, by a call and a message" in ran.stdout
 
 
 def pull_the_plug(redis: RedisServer) -> None:
