@@ -42,12 +42,9 @@ _USUAL: dict[str, Property] = {
     # One at a time is worked on; these wait here.
     "queued.max.messages.kbytes": 16 * 1024,
 }
-_REFUSING: dict[str, Property] = {"enable.idempotence": True, "acks": "all"}
-_REFUSING_USUAL: dict[str, Property] = {
-    "message.timeout.ms": 10_000,
-    "partitioner": "murmur2_random",
-    "message.max.bytes": 64 << 20,
-}
+# As in `kafka`; but one that does not arrive is given up, and sent again by whoever asked.
+_REFUSING: dict[str, Property] = {"enable.idempotence": True, "acks": "all", "message.timeout.ms": 10_000}
+_REFUSING_USUAL: dict[str, Property] = {"partitioner": "murmur2_random", "message.max.bytes": 64 << 20}
 _POLL_S = 0.25
 _CHECK_S = 3.0
 # What was said of trouble is believed for so long, where nothing else is known.
@@ -70,7 +67,9 @@ class KafkaInbox:
         self._group = group
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-orders")
         self._closing = threading.Event()
-        self._subscribed = self._paused = False
+        self._subscribed = False
+        self._paused: set[_Partition] = set()
+        """Also those that went meanwhile: librdkafka has them paused still when they come back."""
         self._turns = itertools.count(1)
         self._ours: dict[_Partition, int] = {}
         """The partitions that are this process's, each with a number that is another one when it comes back."""
@@ -139,8 +138,9 @@ class KafkaInbox:
             self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
             self._subscribed = True
         if self._paused:
-            self._consumer.resume(self._consumer.assignment())
-            self._paused = False
+            back = [p for p in self._consumer.assignment() if (p.topic, p.partition) in self._paused]
+            self._consumer.resume(back)
+            self._paused -= {(p.topic, p.partition) for p in back}
         found = self._consumer.poll(_POLL_S)
         if found is None:
             return None
@@ -148,7 +148,7 @@ class KafkaInbox:
             self._trouble = (words(error), time.monotonic())
             raise InboxUnavailable(self._why(""))
         message = _read(found)
-        self._in_hand = self._ours.get((message.topic, message.partition), 0)
+        self._in_hand = self._ours.setdefault((message.topic, message.partition), next(self._turns))
         return message
 
     def _assigned(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
@@ -170,8 +170,9 @@ class KafkaInbox:
     def _hold(self, seconds: float) -> None:
         end_s = time.monotonic() + seconds
         while not self._closing.is_set() and (left_s := end_s - time.monotonic()) > 0:
-            self._consumer.pause(self._consumer.assignment())  # each time: others may have come to it
-            self._paused = True
+            assigned = self._consumer.assignment()  # each time: others may have come to it
+            self._consumer.pause(assigned)
+            self._paused |= {(p.topic, p.partition) for p in assigned}
             found = self._consumer.poll(min(_POLL_S, left_s))
             if found is not None and found.error() is None:  # of a partition that came just now: its turn is later
                 self._consumer.seek(TopicPartition(str(found.topic()), int(found.partition() or 0), int(found.offset() or 0)))
