@@ -144,7 +144,7 @@ class App:
         self.namespaces = NamespaceCoordinator(self.store, self.commits, self.indexer, _memory_rules(s))
         self.links = LinkCoordinator(self.store, self.commits, _memory_rules(s))
         self.pruner = PruneCoordinator(self.store, self.commits, self.rho, _prune_rules(s))
-        self.prune_limits = PruneLimits(self.store, self.pruner)
+        self.prune_limits = PruneLimits(self.store, self.pruner, request_age_s=s.request_age_s)
         self.audit = IndexAudit(self.store, self.index, self.indexer)
         bulk = BulkStreams(s.bulk_streams_max, self.metrics)
         self.imports = Imports(

@@ -197,6 +197,7 @@ async def test_a_token_confirms_one_plan_for_one_caller_once(prunes: Prunes) -> 
         (one.plan.plan_id, two.confirm_token, prunes),
         (one.plan.plan_id, one.confirm_token, other),
         (one.plan.plan_id, "guessed", prunes),
+        (one.plan.plan_id, "geraten: é", prunes),
     ):
         with pytest.raises(PruneTokenInvalid):
             await who.apply_plan(plan_id, token)
@@ -232,6 +233,26 @@ async def test_guards_are_asked_again_when_it_is_applied(memories: Memories, pru
     assert refused.value.plan_id == plan.plan_id
     token = (await prunes.get_plan(plan.plan_id)).confirm_token
     assert (await prunes.apply_plan(plan.plan_id, token)).audit.memories == 3
+
+
+async def test_a_token_confirms_no_guard_that_was_not_shown(memories: Memories, prunes: Prunes) -> None:
+    told = await prunes.plan(*KEYS[:10])
+    assert [g.name for g in told.plan.guards if g.tripped] == ["prune_percent_max"]
+    await memories.deletes(*KEYS[10:])
+    with pytest.raises(PruneConfirmationRequired, match="prune_remaining_min is 1, this is 0"):
+        await prunes.apply_plan(told.plan.plan_id, told.confirm_token)
+    assert await memories.keys() == KEYS[:10]
+    again = await prunes.get_plan(told.plan.plan_id)
+    assert (await prunes.apply_plan(told.plan.plan_id, again.confirm_token)).audit.memories == 10
+
+
+async def test_a_fallback_leaves_as_many_as_it_should(memories: Memories, prunes: Prunes) -> None:
+    told = await prunes.plan(keep=17)
+    await memories.delete("k19")
+    with pytest.raises(PrunePlanStale, match="1 memory"):
+        await prunes.apply_plan(told.plan.plan_id)
+    assert len(await memories.keys()) == 19
+    assert (await prunes.apply_plan((await prunes.plan(keep=17)).plan.plan_id)).audit.memories == 2
 
 
 async def test_a_validation_prunes_nothing(memories: Memories, prunes: Prunes) -> None:
@@ -301,6 +322,18 @@ async def test_an_undoing_comes_too_late(server: Server, prunes: Prunes) -> None
         await prunes.undo(done.audit.number)
     with pytest.raises(NotFound, match="prune '7'"):
         await prunes.undo(7)
+
+
+@pytest.mark.settings(undelete_s=2)
+async def test_an_undoing_is_answered_again_when_its_window_is_over(server: Server, prunes: Prunes) -> None:
+    done = await prunes.apply("k03")
+    first = await prunes.undo(1, request_id="u")
+    now_us = done.audit.time.seconds * 1_000_000 + 4_000_000
+    assert await server.app.store.prunes.forget(now_us, 0) == 1
+    again = await prunes.undo(1, request_id="u")
+    assert (again.replayed, again.audit) == (True, first.audit)
+    with pytest.raises(NotFound, match="prune '2'"):
+        await prunes.undo(2)
 
 
 # ---- what is asked wrongly
@@ -393,6 +426,16 @@ async def test_a_limit_refuses_what_would_be_beyond(memories: Memories, prunes: 
         await set_limit(prunes, 1, 7)
 
 
+async def test_a_limit_counts_the_living(memories: Memories, prunes: Prunes) -> None:
+    await set_limit(prunes, 21)
+    await memories.put("short", ttl_s=0.05)
+    with pytest.raises(QuotaExceeded):
+        await memories.put("one more")
+    await asyncio.sleep(0.1)
+    await memories.put("one more")
+    assert (await prunes.ask("GetMemoryLimit")).limit.memories == 21
+
+
 async def test_a_limit_prunes_the_least_important_a_little_later(server: Server, memories: Memories, prunes: Prunes) -> None:
     await set_limit(prunes, 20, pb.MEMORY_LIMIT_POLICY_PRUNE)
     await memories.puts(put_of("new", importance=50), put_of("newer", importance=51))
@@ -412,13 +455,18 @@ async def test_what_is_over_a_guard_waits_as_one_plan(server: Server, memories: 
     await until(waiting)
     for _ in range(3):
         assert await server.app.prune_limits.enforce() == 0
+    await memories.put("k00", {"i": "again"}, importance=0)
+    for _ in range(3):
+        assert await server.app.prune_limits.enforce() == 0
     [plan] = await waiting()
     assert (plan.source, plan.memories) == (pb.PRUNE_SOURCE_LIMIT, 10)
+    await set_limit(prunes, 18, pb.MEMORY_LIMIT_POLICY_PRUNE)
+    await until(prunes.audits)
+    assert await memories.keys() == KEYS[2:]
     told = await results(server)
-    assert [(t["result"], t["plan_id"]) for t in told] == [("AWAITING_CONFIRMATION", plan.plan_id)]
-    token = (await prunes.get_plan(plan.plan_id)).confirm_token
-    await prunes.apply_plan(plan.plan_id, token)
-    assert await memories.keys() == KEYS[10:]
+    assert [(t["result"], t["plan_id"]) for t in told] == [("AWAITING_CONFIRMATION", plan.plan_id), ("APPLIED", "")]
+    with pytest.raises(PrunePlanStale):
+        await prunes.apply_plan(plan.plan_id, (await prunes.get_plan(plan.plan_id)).confirm_token)
 
 
 async def test_very_many_are_pruned_and_told_in_parts(server: Server, memories: Memories, prunes: Prunes) -> None:

@@ -88,7 +88,9 @@ class _MemoryLimitPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mem
     MEMORY_LIMIT_POLICY_REFUSE: _MemoryLimitPolicy.ValueType  # 1
     """What would make more than the limit → QUOTA_EXCEEDED."""
     MEMORY_LIMIT_POLICY_PRUNE: _MemoryLimitPolicy.ValueType  # 2
-    """They are pruned by the fallback a little later, within the guards; what is over a guard waits as a plan."""
+    """They are pruned by the fallback a little later, those that are there already, too: within the guards. What is over a guard waits as a
+    plan, which is made anew once an hour.
+    """
 
 class MemoryLimitPolicy(_MemoryLimitPolicy, metaclass=_MemoryLimitPolicyEnumTypeWrapper):
     """What becomes of memories beyond the limit."""
@@ -98,7 +100,9 @@ MEMORY_LIMIT_POLICY_UNSPECIFIED: MemoryLimitPolicy.ValueType  # 0
 MEMORY_LIMIT_POLICY_REFUSE: MemoryLimitPolicy.ValueType  # 1
 """What would make more than the limit → QUOTA_EXCEEDED."""
 MEMORY_LIMIT_POLICY_PRUNE: MemoryLimitPolicy.ValueType  # 2
-"""They are pruned by the fallback a little later, within the guards; what is over a guard waits as a plan."""
+"""They are pruned by the fallback a little later, those that are there already, too: within the guards. What is over a guard waits as a
+plan, which is made anew once an hour.
+"""
 Global___MemoryLimitPolicy: _TypeAlias = MemoryLimitPolicy  # noqa: Y015
 
 @_typing.final
@@ -135,7 +139,7 @@ class PruneFallback(_message.Message):
 
     KEEP_FIELD_NUMBER: _builtins.int
     keep: _builtins.int
-    """How many memories stay, 0 or more."""
+    """How many memories stay, 0 or more. At most `prune_order_max` go by one plan."""
     def __init__(
         self,
         *,
@@ -855,7 +859,7 @@ class SetMemoryLimitRequest(_message.Message):
     memories_max: _builtins.int
     """0: any number."""
     policy: Global___MemoryLimitPolicy.ValueType
-    """What becomes of those beyond. Whatever is there already stays until something is put."""
+    """What becomes of those beyond."""
     def __init__(
         self,
         *,

@@ -8,9 +8,9 @@ import math
 import time
 from collections.abc import Sequence
 
-from sfm_grpc.coordinator.pruner import Order, PruneCoordinator, PruneMutation
-from sfm_grpc.errors import Overloaded, PruneConfirmationRequired, SfmError, StoreUnavailable
-from sfm_grpc.model import PruneSource, Scope, Space
+from sfm_grpc.coordinator.pruner import PruneCoordinator, PruneMutation
+from sfm_grpc.errors import Overloaded, SfmError, StoreUnavailable
+from sfm_grpc.model import Scope, Space
 from sfm_grpc.storage.contract import Store
 
 _log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 _FORGET_EVERY_S = 60.0
 _AT_ONCE = 100
-# A plan that nobody applied is looked at for so long after its time is over.
+# A plan that nobody applied is looked at for so long after its time is over, at least.
 _PLANS_KEPT_S = 7 * 86_400
 _COMMITTER = "memory-limit"
 
@@ -26,25 +26,25 @@ _COMMITTER = "memory-limit"
 class PruneLimits:
     """Looks for them every second, and takes away what can be undone no more."""
 
-    def __init__(self, store: Store, pruner: PruneCoordinator) -> None:
+    def __init__(self, store: Store, pruner: PruneCoordinator, *, request_age_s: int) -> None:
+        """`request_age_s`: as long as requests are remembered, so are plans: what applied one may be asked again."""
         self._store = store
         self._pruner = pruner
-        self._waiting: dict[Scope, int] = {}
-        """At which revision of a namespace a plan was made that waits: it is not made again until something is written."""
+        self._plans_kept_us = max(_PLANS_KEPT_S, request_age_s) * 1_000_000
 
     async def run(self) -> None:
         """Works until it is cancelled."""
         forgotten = -math.inf
         while True:
             try:
-                await self.enforce()
                 if time.monotonic() - forgotten >= _FORGET_EVERY_S:
                     forgotten = time.monotonic()
                     now_us = time.time_ns() // 1000
-                    await self._store.prunes.forget(now_us, now_us - _PLANS_KEPT_S * 1_000_000)
+                    await self._store.prunes.forget(now_us, now_us - self._plans_kept_us)
+                await self.enforce()
             except (StoreUnavailable, Overloaded) as error:
                 _log.warning("memory limits wait for the store: %s", error)
-            except Exception:  # whatever is wrong with one namespace, the others must not grow for ever
+            except Exception:  # whatever is wrong just now, namespaces must not grow for ever
                 _log.exception("keeping memory limits failed")
             await asyncio.sleep(_PAUSE_S)
 
@@ -61,31 +61,13 @@ class PruneLimits:
     async def _enforce_each(self, found: Sequence[tuple[Scope, Space]]) -> int:
         done = 0
         for scope, space in found:
-            if self._waiting.get(scope) == space.revision:
-                continue
+            mutation = PruneMutation("MemoryLimit", scope, "", _COMMITTER, math.inf)
             try:
-                done += await self._enforce(scope, space)
+                done += await self._pruner.keep_limit(mutation, space.memories_max)
             except (StoreUnavailable, Overloaded):
                 raise
             except SfmError as error:  # somebody wrote to it meanwhile: the next look finds out
                 _log.info("the limit of %r is kept a little later: %s", scope.namespace, error)
+            except Exception:  # whatever is wrong with one namespace, the others must not grow for ever
+                _log.exception("keeping the limit of %r failed", scope.namespace)
         return done
-
-    async def _enforce(self, scope: Scope, space: Space) -> bool:
-        mutation = PruneMutation("MemoryLimit", scope, "", _COMMITTER, math.inf)
-        order = Order(None, keep=space.memories_max, source=PruneSource.LIMIT)
-        planned = await self._pruner.plan(mutation, order, told=True)
-        if not planned.plan.memories:
-            return False
-        if not planned.token:
-            try:
-                await self._pruner.apply_plan(mutation, planned.plan.plan_id, "")
-            except PruneConfirmationRequired:
-                pass
-            else:
-                return True
-        self._waiting[scope] = space.revision
-        _log.warning(
-            "%r is over its limit of %d memories; plan %s waits", scope.namespace, space.memories_max, planned.plan.plan_id
-        )
-        return False

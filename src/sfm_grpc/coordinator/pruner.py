@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.pages import PageTokens
 from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.rho import Along, Mutation, RhoCoordinator, Update
-from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, PruneNotUndoable, PruneTokenInvalid, RequestIdReused
+from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, PruneTokenInvalid, RequestIdReused
 from sfm_grpc.model import (
     CommitResult,
     DeleteMemory,
@@ -39,7 +41,11 @@ from sfm_grpc.model import (
 from sfm_grpc.storage import prunes
 from sfm_grpc.storage.contract import Store
 
+_log = logging.getLogger(__name__)
+
 _SHOWN = prunes.NAMES_KEPT
+# What is over a limit and a guard is planned anew so often, as long as nobody applies it.
+_LIMIT_PLAN_US = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,7 @@ class PruneCoordinator:
             digest=prunes.digest_of(items),
             order_digest=_digest_of(order.keys if order.keys is not None else order.keep),
             secret=secrets.token_bytes(32),
+            keep=order.keep,
             items=items,
         )
         return plan, space
@@ -203,7 +210,7 @@ class PruneCoordinator:
     def _planned(self, plan: PrunePlan, space: Space, committer: str, now_us: int) -> Planned:
         verdicts = self._verdicts(plan, space)
         waits = plan.state is PlanState.WAITING and plan.expire_time_us > now_us
-        return Planned(plan, verdicts, _token(plan, committer) if waits and prunes.tripped(verdicts) else "")
+        return Planned(plan, verdicts, _token(plan, committer, prunes.tripped(verdicts)) if waits else "")
 
     def _verdicts(self, plan: PrunePlan, space: Space) -> Sequence[GuardVerdict]:
         return prunes.verdicts(self._rules.guards, plan.memories, space.memories)
@@ -226,13 +233,11 @@ class PruneCoordinator:
         """
         self._check(mutation)
         plan = await self._plan(mutation.scope, plan_id)
-        if token and not hmac.compare_digest(token, _token(plan, mutation.committer)):
-            raise PruneTokenInvalid(namespace=mutation.scope.namespace, plan_id=plan_id, committer=mutation.committer)
         prune = Prune(
             action=PruneAction.APPLY,
             source=plan.source,
             guards=self._rules.guards,
-            confirmed=bool(token),
+            confirmed=_confirmed(plan, mutation.committer, token),
             order_digest=plan.order_digest,
             undelete_s=self._rules.undelete_s,
             plan_id=plan_id,
@@ -240,6 +245,7 @@ class PruneCoordinator:
             expected={item.key: item.revision for item in plan.items},
             unknown=plan.unknown,
             unknown_keys=plan.unknown_keys,
+            keep=plan.keep,
         )
         return await self._prune(mutation, [item.key for item in plan.items], prune, ["plan", plan_id], commit)
 
@@ -252,12 +258,45 @@ class PruneCoordinator:
             action=PruneAction.APPLY,
             source=order.source,
             guards=self._rules.guards,
-            confirmed=False,
+            confirmed=frozenset(),
             order_digest=_digest_of(order.keys),
             undelete_s=self._rules.undelete_s,
             order_id=order.order_id,
         )
         return await self._prune(mutation, keys, prune, ["order", prune.order_digest.hex()], commit)
+
+    async def keep_limit(self, mutation: PruneMutation, keep: int) -> bool:
+        """Has what the fallback takes go until `keep` are left, where that is under the guards; else it waits as a plan.
+
+        That is made once an hour at most, by whichever server. Whether memories went. Raises NotFound, PrunePlanStale,
+        PruneConfirmationRequired (somebody was faster), StoreUnavailable, and what `Store.commit` raises.
+        """
+        now_us = _now_us()
+        hour = f"{keep} {now_us // _LIMIT_PLAN_US}"
+        order, planning = Order(None, keep=keep, source=PruneSource.LIMIT), replace(mutation, request_id=hour)
+        if await self._store.prunes.plan(mutation.scope, _plan_id(planning, order)) is not None:
+            space = await self._store.prunes.space(mutation.scope, now_us)
+            if prunes.tripped(prunes.verdicts(self._rules.guards, space.memories - keep, space.memories)):
+                return False
+        plan, space = await self._made(planning, order, now_us)
+        if not plan.items:
+            return False
+        if prunes.tripped(self._verdicts(plan, space)):
+            kept = await self._store.prunes.keep_plan(plan, events.prune_waits(self._rules.node_id, plan))
+            _log.warning("%r has more than its limit of %d memories; plan %s waits", plan.scope.namespace, keep, kept.plan_id)
+            return False
+        prune = Prune(
+            action=PruneAction.APPLY,
+            source=PruneSource.LIMIT,
+            guards=self._rules.guards,
+            confirmed=frozenset(),
+            order_digest=plan.order_digest,
+            undelete_s=self._rules.undelete_s,
+            expected={item.key: item.revision for item in plan.items},
+            keep=keep,
+        )
+        await self._prune(mutation, [item.key for item in plan.items], prune, [], None)
+        return True
 
     async def _prune(
         self,
@@ -289,22 +328,23 @@ class PruneCoordinator:
         undoable = await self._store.prunes.undoable(mutation.scope, number)
         if undoable is None:
             await self._check_audited(mutation.scope, number)
-            raise PruneNotUndoable(namespace=mutation.scope.namespace, number=number, undone_by=0)
+        # Without items it is refused, but for the same request again: that is answered as the first time.
+        items = undoable.items if undoable else ()
         prune = Prune(
             action=PruneAction.UNDO,
             source=PruneSource.CALL,
             guards=None,
-            confirmed=False,
-            order_digest=prunes.digest_of(undoable.items),
+            confirmed=frozenset(),
+            order_digest=prunes.digest_of(items),
             undelete_s=self._rules.undelete_s,
             undo_of=number,
         )
-        changes = tuple(RestoreMemory(item.key, item.revision) for item in undoable.items)
+        changes = tuple(RestoreMemory(item.key, item.revision) for item in items)
         return await self._committed(mutation, changes, prune, ["undo", number])
 
     async def _check_audited(self, scope: Scope, number: int) -> None:
         found = await self._store.prunes.audits(scope, after=number - 1, limit=1)
-        if not found or found[0].number != number:
+        if not found or found[0].number != number or found[0].undoes:
             raise NotFound(what="prune", namespace=scope.namespace, names=(str(number),))
 
     async def _committed(
@@ -359,7 +399,7 @@ class PruneCoordinator:
         names.check_name(scope.namespace, "namespace")
         if memories_max < 0:
             raise InvalidRequest(field="memories_max", problem=f"is {memories_max}; it must be 0 or more")
-        return await self._store.prunes.set_limit(scope, MemoryLimit(memories_max, policy))
+        return await self._store.prunes.set_limit(scope, MemoryLimit(memories_max, policy), _now_us())
 
     # ---- checks
 
@@ -395,9 +435,23 @@ def _check_same(kept: PrunePlan, order_digest: bytes, mutation: PruneMutation) -
         )
 
 
-def _token(plan: PrunePlan, committer: str) -> str:
-    """What confirms a plan for one caller: bound to both, and told to nobody else."""
-    return hmac.new(plan.secret, plan.digest + committer.encode(), hashlib.sha256).hexdigest()[:32]
+def _token(plan: PrunePlan, committer: str, guards: frozenset[str]) -> str:
+    """What confirms a plan for one caller who was shown that these guards trip: bound to all three; "": none trips."""
+    if not guards:
+        return ""
+    said = repr([plan.digest, committer, sorted(guards)]).encode()
+    return hmac.new(plan.secret, said, hashlib.sha256).hexdigest()[:32]
+
+
+def _confirmed(plan: PrunePlan, committer: str, token: str) -> frozenset[str]:
+    """The guards that a token was told of. Raises PruneTokenInvalid for one that is none of this caller's for this plan."""
+    if not token:
+        return frozenset()
+    for count in range(1, len(prunes.GUARDS) + 1):
+        for guards in map(frozenset, itertools.combinations(prunes.GUARDS, count)):
+            if hmac.compare_digest(token.encode(), _token(plan, committer, guards).encode()):
+                return guards
+    raise PruneTokenInvalid(namespace=plan.scope.namespace, plan_id=plan.plan_id, committer=committer)
 
 
 def _digest_of(asked: object) -> bytes:
@@ -409,7 +463,7 @@ def _before(tokens: PageTokens, page_token: str) -> tuple[int, str] | None:
     match tokens.place(page_token):
         case None:
             return None
-        case [int() as time_us, str() as plan_id]:
+        case [int() as time_us, str() as plan_id] if 0 < time_us < 1 << 63:
             return time_us, plan_id
     raise pages.not_of_this_list()
 

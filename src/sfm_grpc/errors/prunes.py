@@ -45,16 +45,14 @@ class PrunePlanStale(SfmError):
     namespace: str
     plan_id: str
     changed: int
-    """How many of its memories."""
+    """How many of its memories; of a fallback, how many fewer than it should leave would be left."""
     names: tuple[str, ...]
     """The first of them."""
 
     def sentence(self) -> str:
         memories = "1 memory" if self.changed == 1 else f"{self.changed} memories"
-        return (
-            f"{memories} of plan {self.plan_id!r} of {self.namespace!r} changed or went since it was made "
-            f"({told_names(self.names)}); plan again"
-        )
+        which = f" ({told_names(self.names)})" if self.names else ""
+        return f"{memories} of plan {self.plan_id!r} of {self.namespace!r} changed or went since it was made{which}; plan again"
 
 
 @dataclass(eq=False, kw_only=True)

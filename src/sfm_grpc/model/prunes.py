@@ -96,6 +96,8 @@ class PrunePlan:
     """SHA-256 of what was asked for: what the same request id must say again."""
     secret: bytes
     """What its tokens are made of."""
+    keep: int = 0
+    """Of a fallback: so many are to stay."""
     apply_time_us: int = 0
     """When it was applied; 0: it was not."""
     items: tuple[PruneItem, ...] = ()
@@ -110,8 +112,8 @@ class Prune:
     source: PruneSource
     guards: PruneGuards | None
     """None: an undoing, which needs none."""
-    confirmed: bool
-    """The guards may trip."""
+    confirmed: frozenset[str]
+    """The guards that may trip, by name."""
     order_digest: bytes
     """SHA-256 of the keys that were asked for, in their order."""
     undelete_s: int
@@ -119,7 +121,9 @@ class Prune:
     plan_id: str = ""
     order_id: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
-    """Of a plan: each memory's revision."""
+    """Each memory's revision, where they were chosen before: of a plan, of what is over a limit."""
+    keep: int = 0
+    """Of a fallback: so many stay, whatever was chosen before."""
     unknown_keys: tuple[str, ...] = ()
     """Of a plan: keys that were not there when it was made, the first of them."""
     unknown: int = 0
@@ -139,6 +143,8 @@ class PruneAudit:
     """JSON: what was done. The hash is of these bytes."""
     hash: bytes
     """SHA-256 of the hash before it and the record."""
+    undoes: bool = False
+    """It is of an undoing."""
 
 
 @dataclass(frozen=True, slots=True)

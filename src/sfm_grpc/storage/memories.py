@@ -83,6 +83,11 @@ def decide(scope: Scope, changes: Sequence[MemoryChange], space: Space | None, h
     return decision.made()
 
 
+def is_near_limit(space: Space | None, changes: Sequence[MemoryChange]) -> bool:
+    """Whether these could be more than the namespace may have: then it matters how many of its memories have expired."""
+    return space is not None and 0 < space.memories_max < space.memories + len(changes)
+
+
 def created(scope: Scope, found: Space | None, dimension: int, distance: Distance, time_us: int) -> tuple[Space, bool]:
     """What a namespace is once it was created, and whether it was there; `found` is its row, also of one that was dropped.
 
@@ -142,8 +147,9 @@ class _Decision:
             tombstones=s.tombstones + self._tombstones,
             update_time_us=self._now_us if self._writes else s.update_time_us,
         )
-        if 0 < s.memories_max < after.memories and self._memories > 0 and s.limit_policy is LimitPolicy.REFUSE:
-            raise QuotaExceeded(namespace=self._scope.namespace, memories=after.memories, memories_max=s.memories_max)
+        living = after.memories - self._held.expired
+        if 0 < s.memories_max < living and self._memories > 0 and s.limit_policy is LimitPolicy.REFUSE:
+            raise QuotaExceeded(namespace=self._scope.namespace, memories=living, memories_max=s.memories_max)
         return Decided(after, self._now_us, tuple(self._writes), tuple(self._receipts))
 
     def take(self, change: MemoryChange) -> None:

@@ -37,6 +37,8 @@ class Held:
     """By key: those that there is a row of."""
     links: Mapping[LinkName, int] = field(default_factory=dict)
     """Of those links that are there: when they were made."""
+    expired: int = 0
+    """How many memories of the namespace have expired, and are counted still; 0 where no limit is near."""
 
 
 class WritePut(Struct, frozen=True):

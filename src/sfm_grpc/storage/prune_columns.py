@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from sfm_grpc.model import (
     MemoryLimit,
     PlanState,
     Prune,
+    PruneAction,
     PruneAudit,
     PruneItem,
     PrunePlan,
@@ -30,7 +31,7 @@ PLAN = (
 )
 """The columns that `plan_from` reads, before the items."""
 
-_FACTS = ("memories", "payload_bytes", "memories_before", "unknown", "unknown_keys", "duplicates", "sample_keys")
+_FACTS = ("memories", "payload_bytes", "memories_before", "unknown", "unknown_keys", "duplicates", "sample_keys", "keep")
 
 
 def plan_from(row: Row) -> PrunePlan:
@@ -59,6 +60,7 @@ def plan_from(row: Row) -> PrunePlan:
         unknown_keys=tuple(said["unknown_keys"]),
         duplicates=said["duplicates"],
         sample_keys=tuple(said["sample_keys"]),
+        keep=said["keep"],
     )
 
 
@@ -85,7 +87,7 @@ def row_of(plan: PrunePlan) -> dict[str, object]:
 def audit_from(row: Row) -> PruneAudit:
     """An audit of its columns."""
     number, time_us, record, digest = row
-    return PruneAudit(number, time_us, record, bytes(digest))
+    return PruneAudit(number, time_us, record, bytes(digest), orjson.loads(record)["action"] == PruneAction.UNDO.value)
 
 
 def undoable_from(row: Row) -> Undoable:
@@ -94,22 +96,23 @@ def undoable_from(row: Row) -> Undoable:
     return Undoable(number, until_us, undone_by, prunes.items_from_bytes(items))
 
 
-def looked(prune: Prune, plan: Row | None, undo: Row | None, last: Row | None, expired: Row | None) -> LookedPrune:
-    """What was found of a prune."""
+def looked(prune: Prune, rows: Iterable[Row | None], expired: int) -> LookedPrune:
+    """What was found of a prune: the rows of `LOOKS`."""
+    plan, undo, last = rows
     number, digest = last or (0, prunes.FIRST_HASH)
     return LookedPrune(
         plan=PlanRow(PlanState(plan[0]), plan[1], plan[2]) if plan else None,
         undoable=Undoable(prune.undo_of, undo[0], undo[1], ()) if undo else None,
         last_number=number,
         last_hash=bytes(digest),
-        expired=expired[0] if expired else 0,
+        expired=expired,
     )
 
 
 def place(t: Transaction, prune: Prune) -> dict[str, object]:
     """What a prune is looked for by."""
     named = {"tenant": t.scope.tenant, "namespace": t.scope.namespace}
-    return named | {"plan_id": prune.plan_id, "number": prune.undo_of, "now_us": t.time_us}
+    return named | {"plan_id": prune.plan_id, "number": prune.undo_of}
 
 
 def written(t: Transaction, prune: Prune, made: WritePrune) -> list[tuple[str, dict[str, object]]]:
@@ -127,7 +130,7 @@ def written(t: Transaction, prune: Prune, made: WritePrune) -> list[tuple[str, d
     return statements
 
 
-LOOKS = ("find_plan_row", "find_undo_row", "find_last_audit", "count_expired")
+LOOKS = ("find_plan_row", "find_undo_row", "find_last_audit")
 """The statements whose rows `looked` reads."""
 
 

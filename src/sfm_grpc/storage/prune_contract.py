@@ -53,8 +53,8 @@ class PruneTables(Protocol):
 
     # ---- limits
 
-    async def set_limit(self, scope: Scope, limit: MemoryLimit) -> Space:
-        """Sets a namespace's limit. Raises NotFound (namespace)."""
+    async def set_limit(self, scope: Scope, limit: MemoryLimit, now_us: int) -> Space:
+        """Sets a namespace's limit; the namespace as `space` says it. Raises NotFound (namespace)."""
 
     async def over_limit(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Space]]:
         """Namespaces that have more memories than their limit, and whose policy is to prune, ordered by tenant and name."""

@@ -71,20 +71,24 @@ class WritePrune:
     """How it can be undone; None: it undoes another one."""
 
 
+GUARDS = ("prune_keys_max", "prune_percent_max", "prune_remaining_min")
+"""Their names, as GetServerInfo has them."""
+
+
 def verdicts(guards: PruneGuards, memories: int, memories_before: int) -> Sequence[GuardVerdict]:
     """What the guards say of a prune of so many memories out of so many."""
     percent = 100.0 * memories / memories_before if memories_before else 0.0
     remaining = memories_before - memories
     return (
-        GuardVerdict("prune_keys_max", memories, guards.keys_max, memories > guards.keys_max),
-        GuardVerdict("prune_percent_max", percent, guards.percent_max, percent > guards.percent_max),
-        GuardVerdict("prune_remaining_min", remaining, guards.remaining_min, memories > 0 and remaining < guards.remaining_min),
+        GuardVerdict(GUARDS[0], memories, guards.keys_max, memories > guards.keys_max),
+        GuardVerdict(GUARDS[1], percent, guards.percent_max, percent > guards.percent_max),
+        GuardVerdict(GUARDS[2], remaining, guards.remaining_min, memories > 0 and remaining < guards.remaining_min),
     )
 
 
-def tripped(found: Sequence[GuardVerdict]) -> tuple[str, ...]:
-    """Those that trip, as a sentence tells them."""
-    return tuple(f"{v.name} is {v.bound:g}, this is {v.value:g}" for v in found if v.tripped)
+def tripped(found: Sequence[GuardVerdict]) -> frozenset[str]:
+    """The names of those that trip."""
+    return frozenset(v.name for v in found if v.tripped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Pruning:
     def made(self, decided: Decided, version: int) -> WritePrune:
         """What is kept of it, once it is known what becomes of the memories, and of the matrices (0: nothing).
 
-        Raises PruneConfirmationRequired.
+        Raises PruneConfirmationRequired, PrunePlanStale.
         """
         return _decide(self, decided, version)
 
@@ -120,9 +124,9 @@ def begin(t: Transaction, prune: Prune, looked: LookedPrune, *, space: Space | N
             raise PrunePlanSpent(namespace=namespace, plan_id=prune.plan_id, state="applied", time_us=plan.apply_time_us)
         if plan.expire_time_us <= t.time_us:
             raise PrunePlanSpent(namespace=namespace, plan_id=prune.plan_id, state="expired", time_us=plan.expire_time_us)
-        if changed := _changed(prune.expected, held, t.time_us):
-            shown = tuple(changed[:NAMES_KEPT])
-            raise PrunePlanStale(namespace=namespace, plan_id=prune.plan_id, changed=len(changed), names=shown)
+    if changed := _changed(prune.expected, held, t.time_us):
+        shown = tuple(changed[:NAMES_KEPT])
+        raise PrunePlanStale(namespace=namespace, plan_id=prune.plan_id, changed=len(changed), names=shown)
     if prune.undo_of:
         undone = looked.undoable
         if undone is None or undone.undone_by or undone.until_us <= t.time_us:
@@ -146,14 +150,18 @@ def _decide(pruning: Pruning, decided: Decided, version: int) -> WritePrune:
     skipped = [r.key for r in decided.receipts if r.outcome is Outcome.UNCHANGED]
     memories_before = pruning.before.memories - looked.expired
     found = verdicts(prune.guards, len(done), memories_before) if prune.guards else ()
-    if (told := tripped(found)) and not prune.confirmed:
+    if tripped(found) - prune.confirmed:
         raise PruneConfirmationRequired(
             namespace=t.scope.namespace,
             plan_id=prune.plan_id,
             memories=len(done),
             memories_before=memories_before,
-            guards=told,
+            guards=tuple(f"{v.name} is {v.bound:g}, this is {v.value:g}" for v in found if v.tripped),
         )
+    # Others have gone since it was chosen what is over.
+    missing = prune.keep - (memories_before - len(done))
+    if prune.keep and missing > 0:
+        raise PrunePlanStale(namespace=t.scope.namespace, plan_id=prune.plan_id, changed=missing, names=())
     unknown = prune.unknown + len(skipped)
     facts = {
         "number": looked.number,
@@ -172,14 +180,15 @@ def _decide(pruning: Pruning, decided: Decided, version: int) -> WritePrune:
         "memories_after": decided.space.memories - looked.expired,
         "skipped": unknown,
         "skipped_keys": [*prune.unknown_keys, *skipped][:NAMES_KEPT],
-        "confirmed": prune.confirmed,
+        "confirmed": bool(tripped(found)),
         "guards": {v.name: {"value": v.value, "bound": v.bound, "tripped": v.tripped} for v in found},
         "undo_of": prune.undo_of,
         "version": version,
     }
     record = codec.to_json(facts)
-    audit = PruneAudit(looked.number, decided.time_us, record, next_hash(looked.last_hash, record))
-    if prune.action is PruneAction.UNDO:
+    is_undo = prune.action is PruneAction.UNDO
+    audit = PruneAudit(looked.number, decided.time_us, record, next_hash(looked.last_hash, record), is_undo)
+    if is_undo:
         return WritePrune(audit, None)
     items = tuple(PruneItem(r.key, r.revision) for r in done)
     return WritePrune(audit, Undoable(audit.number, decided.time_us + prune.undelete_s * 1_000_000, 0, items))

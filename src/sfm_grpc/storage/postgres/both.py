@@ -17,12 +17,13 @@ from psycopg.pq import TransactionStatus
 from sfm_grpc.errors import DeadlineExceeded, StoreUnavailable
 from sfm_grpc.model import CommitResult, MemoryWrites, Transaction
 from sfm_grpc.storage import decisions
-from sfm_grpc.storage.memories import decide
+from sfm_grpc.storage.memories import decide, is_near_limit
 from sfm_grpc.storage.memory_writes import Decided
 from sfm_grpc.storage.postgres import commit, memories, prunes, spaces
 from sfm_grpc.storage.postgres.commit import Packed
 from sfm_grpc.storage.postgres.errors import Sent
 from sfm_grpc.storage.postgres.heads import Heads
+from sfm_grpc.storage.prunes import begin
 
 # A request id or a namespace that others are making at this moment is waited for, and then looked at.
 _ROUNDS_MAX = 10
@@ -59,15 +60,19 @@ async def _commit(
         first = decisions.first_answer(t, looked.remembered)
         if first is not None:
             return await version(replayed=True) if t.changes else first
+        if is_near_limit(looked.space, asked.changes):
+            looked = replace(
+                looked, held=replace(looked.held, expired=await spaces.count_expired(connection, t.scope, t.time_us))
+            )
         decided = await _decided(t, asked, looked)
-        pruning = await prunes.begun(connection, t, looked.space, looked.held)
-        told = decisions.result(t, None, decided)
-        if pruning is not None:
-            told = replace(told, audit_number=pruning.looked.number)
+        found = await prunes.look(connection, t)
+        told = replace(decisions.result(t, None, decided), audit_number=found.number if found else 0)
         made = await version(memories=decisions.kept_of_memories(told)) if t.changes else None
         done = replace(made, memories=told.memories, audit_number=told.audit_number) if made else told
-        pruned = pruning.made(decided, done.number) if pruning else None
-        if pruned is not None:
+        pruned = None
+        if t.prune is not None and found is not None:
+            pruning = begin(t, t.prune, found, space=looked.space, held=looked.held)
+            pruned = pruning.made(decided, done.number)
             done = replace(done, audit=pruned.audit)
         if t.validate_only:
             return done

@@ -46,6 +46,8 @@ from sfm_grpc.storage.postgres.runs import Runs
 from sfm_grpc.storage.postgres.spaces import named
 
 SQL = statements.load(__package__, "memories.sql")
+# A statement has its time, whatever the transaction has.
+_MARKS_AT_ONCE = 5_000
 _FIND_REQUEST = statements.load(__package__, "commit.sql")["find_request"]
 
 
@@ -202,8 +204,8 @@ async def _write_parts(connection: AsyncConnection, number: int, written: WriteP
 
 
 async def _write_marks(connection: AsyncConnection, number: int, marks: Sequence[WriteMark], time_us: int) -> None:
-    if marks:
-        columns = zip(*[(m.key, m.revision, m.delete_time_us) for m in marks], strict=True)
+    for start in range(0, len(marks), _MARKS_AT_ONCE):
+        columns = zip(*[(m.key, m.revision, m.delete_time_us) for m in marks[start : start + _MARKS_AT_ONCE]], strict=True)
         await connection.execute(SQL["mark"], [time_us, *map(list, columns), number])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from psycopg import AsyncConnection
@@ -21,12 +22,12 @@ from sfm_grpc.model import (
     Undoable,
 )
 from sfm_grpc.storage import codec, memory_columns, prune_columns, statements
-from sfm_grpc.storage.memory_writes import Held, Known
+from sfm_grpc.storage.memory_writes import Known
 from sfm_grpc.storage.postgres import memories, spaces
 from sfm_grpc.storage.postgres.runs import Runs
 from sfm_grpc.storage.postgres.spaces import named
 from sfm_grpc.storage.prune_columns import Row
-from sfm_grpc.storage.prunes import Pruning, WritePrune, begin
+from sfm_grpc.storage.prunes import LookedPrune, WritePrune
 
 SQL = statements.load(__package__, "prunes.sql", plan=prune_columns.PLAN, space=memory_columns.SPACE)
 
@@ -79,9 +80,9 @@ class PostgresPrunes:
         """See the contract."""
         return await self._run(lambda c: _forget(c, now_us, plans_before_us))
 
-    async def set_limit(self, scope: Scope, limit: MemoryLimit) -> Space:
+    async def set_limit(self, scope: Scope, limit: MemoryLimit, now_us: int) -> Space:
         """See the contract."""
-        return await self._run(lambda c: _set_limit(c, scope, limit))
+        return await self._run(lambda c: _set_limit(c, scope, limit, now_us))
 
     async def over_limit(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Space]]:
         """See the contract."""
@@ -90,27 +91,41 @@ class PostgresPrunes:
         return [(Scope(tenant, name), memory_columns.space_from(row)) for tenant, name, *row in rows]
 
 
+@contextlib.asynccontextmanager
+async def _one_look(connection: AsyncConnection) -> AsyncIterator[None]:
+    """What is asked inside is true of one moment: a fallback that counts before a sweep and chooses after it takes too many."""
+    async with connection.transaction():
+        await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield
+
+
 async def _rows(connection: AsyncConnection, statement: str, values: Mapping[str, object]) -> Sequence[Row]:
     return await (await connection.execute(SQL[statement].encode(), values, binary=True)).fetchall()
 
 
 async def _space(connection: AsyncConnection, scope: Scope, now_us: int) -> Space:
+    async with _one_look(connection):
+        return await _counted(connection, scope, now_us)
+
+
+async def _counted(connection: AsyncConnection, scope: Scope, now_us: int) -> Space:
+    """The namespace, without what has expired. Inside one look."""
     space = await spaces.needed(connection, scope)
-    ((expired,),) = await _rows(connection, "count_expired", named(scope) | {"now_us": now_us})
-    return replace(space, memories=space.memories - expired)
+    return replace(space, memories=space.memories - await spaces.count_expired(connection, scope, now_us))
 
 
 async def _look(connection: AsyncConnection, scope: Scope, keys: Sequence[str], now_us: int) -> tuple[Space, Mapping[str, Known]]:
-    space = await _space(connection, scope, now_us)
-    return space, await memories.known(connection, scope, keys)
+    async with _one_look(connection):
+        return await _counted(connection, scope, now_us), await memories.known(connection, scope, keys)
 
 
 async def _least(
     connection: AsyncConnection, scope: Scope, keep: int, limit: int, now_us: int
 ) -> tuple[Space, int, Sequence[PruneItem]]:
-    space = await _space(connection, scope, now_us)
-    asked = {"space_id": space.number, "now_us": now_us, "limit": min(limit, max(0, space.memories - keep))}
-    return space, *prune_columns.items_from(await _rows(connection, "list_least", asked))
+    async with _one_look(connection):
+        space = await _counted(connection, scope, now_us)
+        asked = {"space_id": space.number, "now_us": now_us, "limit": min(limit, max(0, space.memories - keep))}
+        return space, *prune_columns.items_from(await _rows(connection, "list_least", asked))
 
 
 async def _plan(connection: AsyncConnection, scope: Scope, plan_id: str) -> PrunePlan | None:
@@ -135,24 +150,24 @@ async def _forget(connection: AsyncConnection, now_us: int, plans_before_us: int
     return gone + (await connection.execute(SQL["forget_plans"].encode(), {"before_us": plans_before_us})).rowcount
 
 
-async def _set_limit(connection: AsyncConnection, scope: Scope, limit: MemoryLimit) -> Space:
+async def _set_limit(connection: AsyncConnection, scope: Scope, limit: MemoryLimit, now_us: int) -> Space:
     number = (await spaces.needed(connection, scope)).number
     await connection.execute(SQL["set_limit"].encode(), prune_columns.limit_of(number, limit))
-    return await spaces.needed(connection, scope)
+    return await _space(connection, scope, now_us)
 
 
 # ---- the one write path, inside a transaction
 
 
-async def begun(connection: AsyncConnection, t: Transaction, space: Space | None, held: Held) -> Pruning | None:
-    """The transaction's prune, if it can still be done; None: it has none. One round trip. Raises as `storage.prunes.begin`."""
+async def look(connection: AsyncConnection, t: Transaction) -> LookedPrune | None:
+    """What there is of the transaction's prune; None: it has none. Two round trips."""
     if t.prune is None:
         return None
     place = prune_columns.place(t, t.prune)
     async with connection.pipeline():
         cursors = [await connection.execute(SQL[name].encode(), place, binary=True) for name in prune_columns.LOOKS]
-    looked = prune_columns.looked(t.prune, *[await cursor.fetchone() for cursor in cursors])
-    return begin(t, t.prune, looked, space=space, held=held)
+    expired = await spaces.count_expired(connection, t.scope, t.time_us)
+    return prune_columns.looked(t.prune, [await cursor.fetchone() for cursor in cursors], expired)
 
 
 async def write(connection: AsyncConnection, t: Transaction, prune: Prune, made: WritePrune) -> None:

@@ -36,6 +36,13 @@ async def listed(connection: AsyncConnection, tenant: str, after: str, limit: in
     return [(name, memory_columns.space_from(row)) for name, *row in rows]
 
 
+async def count_expired(connection: AsyncConnection, scope: Scope, now_us: int) -> int:
+    """How many memories have expired, and are counted still."""
+    asked = named(scope) | {"now_us": now_us}
+    row = await (await connection.execute(SQL["count_expired"].encode(), asked, binary=True)).fetchone()
+    return int(row[0]) if row else 0
+
+
 async def create(connection: AsyncConnection, scope: Scope) -> int | None:
     """Makes a namespace's row, which is to be advanced; its number. None: somebody else has, and it must be locked."""
     new = named(scope) | {"distance": memories.EMPTY.distance}

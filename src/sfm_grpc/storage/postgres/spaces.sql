@@ -59,3 +59,9 @@ WITH ended AS (
     AND NOT EXISTS (SELECT 1 FROM sfm.memory_index i WHERE i.space_id = d.space_id ORDER BY i.name OFFSET 0)
   RETURNING space_id)
 DELETE FROM sfm.memory_refused r USING ended WHERE r.space_id = ended.space_id;
+
+-- name: count_expired
+-- What has expired, and was not swept yet.
+SELECT count(*) FROM sfm.memory_space s JOIN sfm.memory m ON m.space_id = s.space_id
+WHERE s.tenant = %(tenant)s::text AND s.name = %(namespace)s::text AND m.delete_time_us = 0
+  AND m.expire_time_us > 0 AND m.expire_time_us <= %(now_us)s::bigint;

@@ -60,7 +60,7 @@ def _execute(connection: sqlite3.Connection, t: Transaction, keys_max: int) -> C
     first = decisions.first_answer(t, _remembered(connection, t))
     if first is not None:
         return first
-    space, known = memories.look(connection, t.scope, t.memories) if t.memories else (None, Held({}))
+    space, known = memories.look(connection, t.scope, t.memories, t.time_us) if t.memories else (None, Held({}))
     decided = decide(t.scope, t.memories.changes, space, known, t.time_us) if t.memories else None
     version = held = namespace = None
     if t.is_about_matrices:

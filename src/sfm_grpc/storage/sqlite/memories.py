@@ -22,6 +22,7 @@ from sfm_grpc.model import (
     TypeStats,
 )
 from sfm_grpc.storage import memory_columns, statements
+from sfm_grpc.storage.memories import is_near_limit
 from sfm_grpc.storage.memory_columns import Parameters
 from sfm_grpc.storage.memory_writes import (
     Decided,
@@ -116,10 +117,15 @@ def _stats(connection: sqlite3.Connection, scope: Scope, wanted: MemoryFilter, n
 # ---- the one write path
 
 
-def look(connection: sqlite3.Connection, scope: Scope, asked: MemoryWrites) -> tuple[Space | None, Held]:
+def look(connection: sqlite3.Connection, scope: Scope, asked: MemoryWrites, time_us: int) -> tuple[Space | None, Held]:
     """A namespace's row, also of one that was dropped, and what it holds of what a transaction is about."""
     space = spaces.row(connection, scope)
-    return space, _held(connection, space.number, asked) if space is not None else Held({})
+    if space is None:
+        return None, Held({})
+    held = _held(connection, space.number, asked)
+    if is_near_limit(space, asked.changes):
+        held = replace(held, expired=spaces.count_expired(connection, scope, time_us))
+    return space, held
 
 
 def _held(connection: sqlite3.Connection, number: int, asked: MemoryWrites) -> Held:

@@ -79,9 +79,9 @@ class SqlitePrunes:
         """See the contract."""
         return await self._transact(lambda c: _forget(c, now_us, plans_before_us))
 
-    async def set_limit(self, scope: Scope, limit: MemoryLimit) -> Space:
+    async def set_limit(self, scope: Scope, limit: MemoryLimit, now_us: int) -> Space:
         """See the contract."""
-        return await self._transact(lambda c: _set_limit(c, scope, limit))
+        return await self._transact(lambda c: _set_limit(c, scope, limit, now_us))
 
     async def over_limit(self, *, after: Scope | None, limit: int) -> Sequence[tuple[Scope, Space]]:
         """See the contract."""
@@ -96,8 +96,7 @@ class SqlitePrunes:
 
 def _space(connection: sqlite3.Connection, scope: Scope, now_us: int) -> Space:
     space = spaces.needed(connection, scope)
-    expired = connection.execute(SQL["count_expired"], named(scope) | {"now_us": now_us}).fetchone()[0]
-    return replace(space, memories=space.memories - expired)
+    return replace(space, memories=space.memories - spaces.count_expired(connection, scope, now_us))
 
 
 def _look(connection: sqlite3.Connection, scope: Scope, keys: Sequence[str], now_us: int) -> tuple[Space, Mapping[str, Known]]:
@@ -136,10 +135,10 @@ def _forget(connection: sqlite3.Connection, now_us: int, plans_before_us: int) -
     return gone + connection.execute(SQL["forget_plans"], {"before_us": plans_before_us}).rowcount
 
 
-def _set_limit(connection: sqlite3.Connection, scope: Scope, limit: MemoryLimit) -> Space:
+def _set_limit(connection: sqlite3.Connection, scope: Scope, limit: MemoryLimit, now_us: int) -> Space:
     number = spaces.needed(connection, scope).number
     connection.execute(SQL["set_limit"], prune_columns.limit_of(number, limit))
-    return spaces.needed(connection, scope)
+    return _space(connection, scope, now_us)
 
 
 # ---- the one write path, inside a transaction
@@ -148,7 +147,8 @@ def _set_limit(connection: sqlite3.Connection, scope: Scope, limit: MemoryLimit)
 def look(connection: sqlite3.Connection, t: Transaction, prune: Prune) -> LookedPrune:
     """What there is of a prune."""
     place = prune_columns.place(t, prune)
-    return prune_columns.looked(prune, *[connection.execute(SQL[name], place).fetchone() for name in prune_columns.LOOKS])
+    found = (connection.execute(SQL[name], place).fetchone() for name in prune_columns.LOOKS)
+    return prune_columns.looked(prune, found, spaces.count_expired(connection, t.scope, t.time_us))
 
 
 def write(connection: sqlite3.Connection, t: Transaction, prune: Prune, made: WritePrune) -> None:

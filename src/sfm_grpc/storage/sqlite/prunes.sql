@@ -33,12 +33,6 @@ SELECT m.key, m.revision, length(m.payload) FROM memory m
 WHERE m.space_id = :space_id AND m.delete_time_us = 0 AND (m.expire_time_us = 0 OR m.expire_time_us > :now_us)
 ORDER BY m.importance, m.create_time_us, m.key LIMIT :limit;
 
--- name: count_expired
--- What has expired, and was not swept yet.
-SELECT count(*) FROM memory_space s JOIN memory m ON m.space_id = s.space_id
-WHERE s.tenant = :tenant AND s.name = :namespace AND m.delete_time_us = 0
-  AND m.expire_time_us > 0 AND m.expire_time_us <= :now_us;
-
 -- name: insert_plan
 INSERT INTO prune_plan (
   plan_id, tenant, namespace, source, state, create_time_us, expire_time_us, apply_time_us, committer, order_id, facts, digest,

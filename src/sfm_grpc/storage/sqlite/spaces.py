@@ -41,6 +41,12 @@ def listed(connection: sqlite3.Connection, tenant: str, after: str, limit: int) 
     return [(name, memory_columns.space_from(each)) for name, *each in rows]
 
 
+def count_expired(connection: sqlite3.Connection, scope: Scope, now_us: int) -> int:
+    """How many memories have expired, and are counted still."""
+    count: int = connection.execute(SQL["count_expired"], named(scope) | {"now_us": now_us}).fetchone()[0]
+    return count
+
+
 def create(connection: sqlite3.Connection, scope: Scope, new: Space) -> int:
     """Makes a namespace's row; its number."""
     values = named(scope) | memory_columns.row_of(new)

@@ -45,3 +45,9 @@ DELETE FROM memory_refused WHERE space_id = :space_id;
 -- name: end_dropped
 -- As soon as no index has anything of it.
 DELETE FROM memory_dropped WHERE space_id = :space_id AND NOT EXISTS (SELECT 1 FROM memory_index i WHERE i.space_id = :space_id);
+
+-- name: count_expired
+-- What has expired, and was not swept yet.
+SELECT count(*) FROM memory_space s JOIN memory m ON m.space_id = s.space_id
+WHERE s.tenant = :tenant AND s.name = :namespace AND m.delete_time_us = 0
+  AND m.expire_time_us > 0 AND m.expire_time_us <= :now_us;

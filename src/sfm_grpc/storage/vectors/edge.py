@@ -59,6 +59,8 @@ class EdgeIndex:
             raise IndexUnavailable(problem=f"{path} cannot be used: {error.strerror}") from error
 
     def _locked(self) -> int:
+        if (early_lock := early.taken_lock(self._directory)) >= 0:
+            return early_lock
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._directory / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -16,35 +16,41 @@ from sfm_grpc.storage.vectors.embedded.engine import Engine
 
 _waiting: dict[Path, Engine] = {}
 """By generation: those that nobody has taken yet."""
+_locks: dict[Path, int] = {}
+"""By an index's directory: its lock, until the index takes it over."""
 
 
 def start(directory: Path) -> None:
-    """Starts one for each generation that counts in an index's directory. Not for long: `take` them, and `end` the rest."""
-    if not _is_free(directory):
+    """Starts one for each generation that counts in an index's directory, and locks that: `take` them, and `end` the rest."""
+    if directory in _locks or (lock := _locked(directory)) < 0:
         return
+    _locks[directory] = lock
     try:
         found = {files.current(directory / name): shape for name, shape in files.shapes(directory).items()}
         for generation, shape in found.items():
-            if generation is not None and generation not in _waiting:
+            if generation is not None:
                 _waiting[generation] = Engine.spawned(generation, *shape)
     except (OSError, IndexUnavailable):
         return
 
 
-def _is_free(directory: Path) -> bool:
-    """There is such a directory, and no other process has it."""
+def _locked(directory: Path) -> int:
+    """The lock of a directory; -1: there is none, or another process has it."""
     try:
         lock = os.open(directory / files.LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return False
+        return -1
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
-    else:
-        return True
-    finally:
         os.close(lock)
+        return -1
+    return lock
+
+
+def taken_lock(directory: Path) -> int:
+    """The lock of a directory, which is the caller's from now on; -1: it was not locked here."""
+    return _locks.pop(directory, -1)
 
 
 async def take(generation: Path, dimension: int, distance: Distance) -> Engine:
@@ -53,8 +59,10 @@ async def take(generation: Path, dimension: int, distance: Distance) -> Engine:
     if engine is not None:
         try:
             await engine.opened()
-        except IndexUnavailable:
-            await engine.kill()  # it may have come before somebody else had let go
+        except BaseException as error:
+            await engine.kill()
+            if not isinstance(error, IndexUnavailable):
+                raise
         else:
             return engine
     return await Engine.start(generation, dimension, distance)
@@ -65,3 +73,6 @@ async def end() -> None:
     while _waiting:
         _, engine = _waiting.popitem()
         await engine.kill()
+    while _locks:
+        _, lock = _locks.popitem()
+        os.close(lock)
