@@ -130,7 +130,7 @@ def test_large_blocks_are_kept_where_glibc_is() -> None:
 
 
 SERVER_ONLY = (
-    "scipy", "orjson", "pydantic", "pydantic_settings", "structlog", "starlette", "uvicorn", "uvloop", "typer", "rich",
+    "scipy", "pydantic", "pydantic_settings", "structlog", "starlette", "uvicorn", "uvloop", "typer", "rich",
     "prometheus_client",
     "threadpoolctl", "grpc_health", "grpc_reflection", "grpc_status", "redis", "psycopg", "httpx", "xxhash", "h11", "click",
 )  # fmt: skip
