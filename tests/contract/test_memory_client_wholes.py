@@ -82,7 +82,7 @@ async def test_each_type_is_counted(client: Any, memories: Any) -> None:
     await memories.put("c", {}, memory_type="said", importance=-1.0)
     said, seen = await memories.stats()
     assert (said.memory_type, said.memories, said.vectors, said.payload_bytes, said.expiring) == ("said", 1, 0, 2, 0)
-    assert (seen.memory_type, seen.memories, seen.vectors, seen.payload_bytes, seen.expiring) == ("seen", 2, 1, 17, 1)
+    assert (seen.memory_type, seen.memories, seen.vectors, seen.payload_bytes, seen.expiring) == ("seen", 2, 1, 15, 1)
     assert (seen.importance_min, seen.importance_mean, seen.importance_max) == (1.0, 2.0, 3.0)
     assert begun <= seen.oldest_time <= seen.newest_time <= datetime.now(UTC)
     assert [(s.memory_type, s.memories) for s in await memories.stats(importance=(2, None))] == [("seen", 1)]

@@ -104,7 +104,7 @@ def test_a_plan_goes_stale(sfm: Served, client: Client, ns: str) -> None:
     client.namespace(ns).memories.update("k01", importance=9)
     client.namespace(ns).memories.put("new", 1)
     said = sfm.here("prune", "apply", ns, "--plan", plan["plan_id"], code=4).stderr
-    assert "1 memories of plan" in said
+    assert "1 memory of plan" in said
     assert "('k01'); plan again" in said
     assert keys(client, ns) == [*KEYS, "new"]
 

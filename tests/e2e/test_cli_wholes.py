@@ -100,10 +100,10 @@ def test_each_type_is_counted(sfm: Served, client: Client) -> None:
     memories.put("c", {}, memory_type="said")
     said, seen = sfm.json("memory", "stats", "counted")["types"]
     assert (said["memory_type"], said["memories"], seen["memory_type"], seen["memories"]) == ("said", 1, "seen", 2)
-    assert (seen["vectors"], seen["payload_bytes"], seen["expiring"], seen["importance_mean"]) == (1, 17, 1, 2.0)
+    assert (seen["vectors"], seen["payload_bytes"], seen["expiring"], seen["importance_mean"]) == (1, 15, 1, 2.0)
     assert [t["memories"] for t in sfm.json("memory", "stats", "counted", "--min-importance", "2")["types"]] == [1]
     lines = sfm.here("memory", "stats", "counted", "--type", "seen").stdout.splitlines()
-    assert lines[1].split()[:11] == ["seen", "2", "1", "17", "bytes", "1", "1", "to", "3,", "mean", "2"]
+    assert lines[1].split()[:11] == ["seen", "2", "1", "15", "bytes", "1", "1", "to", "3,", "mean", "2"]
     assert "does not exist" in sfm.here("memory", "stats", "nowhere", code=4).stderr
 
 

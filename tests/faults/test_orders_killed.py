@@ -59,7 +59,8 @@ async def test_every_order_is_carried_out_once_and_audited_once(
         await Memories(channel).puts(*(put_of(key) for key in KEYS))
     sent = messages()
     orders.send(*sent)
-    for moment in MOMENTS:
+    # Each death costs the end of a session; what differs by the engine is in a few of them.
+    for moment in MOMENTS if engine.store == "postgres" else MOMENTS[2:7:2]:
         await server.begin_and_die(moment.replace("ENGINE", ENGINES[engine.store]))
     await server.begin()
     await until(lambda: asyncio.to_thread(orders.all_done), within_s=60)

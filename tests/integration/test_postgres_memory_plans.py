@@ -210,6 +210,8 @@ VALUES: dict[str, Any] = {
     "vectors": 1,
     "payload_bytes": 1,
     "tombstones": 1,
+    "memories_max": 0,
+    "limit_policy": 1,
 }
 COLUMNS = memory_columns.columns(payloads=True, vectors=True)
 BY_KEY = {
@@ -219,7 +221,7 @@ BY_KEY = {
 }
 INDEX = {name: INDEXING[name] for name in INDEXING if name not in ("get_all", "list_changed", "list_pointed", "list_behind")}
 ONE = {
-    **{name: MEMORIES[name] for name in ("mark", "erase")},
+    "erase": MEMORIES["erase"],
     **{name: LINKS[name] for name in ("put_link", "delete_link", "find_living")},
     **{
         name: SPACES[name]
@@ -320,8 +322,10 @@ def test_what_was_dropped_is_taken_away_without_reading_the_rest(
 
 
 # Once, when an index is opened, and when one was not seen for a week.
-SELDOM = {"end_turns", "lose_indexes"}
-WRITES = {"put", "put_parts", "remember_request", "insert_event"}
+# The last of these costs what has expired, and is asked where a limit is near.
+SELDOM = {"end_turns", "lose_indexes", "count_expired"}
+# The first of these is planned each time.
+WRITES = {"mark", "put", "put_parts", "remember_request", "insert_event"}
 LISTS = {"page", "list_stats", "list_links"}
 
 

@@ -22,7 +22,8 @@ from tests.support.refusals import refused
 from tests.support.servers import Server
 
 SERVING = probe_pb2.HealthCheckResponse.SERVING
-NAMES = {"", "liveness", "readiness", "startup", "rho", "sfm.v1.RhoStore", "sfm.v1.MemoryStore", "sfm.v1.Events", "sfm.v1.Health"}
+SERVICES = {f"sfm.v1.{name}" for name in ("RhoStore", "MemoryStore", "Events", "Pruner", "Health")}
+NAMES = {"", "liveness", "readiness", "startup", "rho", *SERVICES}
 WITH_HTTP = pytest.mark.settings(http_listen="127.0.0.1:0")
 
 # ---- grpc.health.v1 ----------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ async def test_server_info_publishes_the_limits_that_are_enforced(server: Server
         "observe",
     )
     assert (info.epsilon, info.trace_tolerance) == (1e-7, 1e-6)
-    assert set(info.services) == {"sfm.v1.RhoStore", "sfm.v1.MemoryStore", "sfm.v1.Events", "sfm.v1.Health"}
+    assert set(info.services) == SERVICES
     refusal = await refused(server.rho.CommitRho(commit_of(Put("rho", density(78)))))
     assert "77" in refusal.message
 
@@ -198,10 +199,7 @@ async def test_reflection_lists_every_service_and_hands_out_the_contract(server:
     await stream.write(Request(list_services=""))
     listed = {s.name for s in (await stream.read()).list_services_response.service}
     assert listed == {
-        "sfm.v1.RhoStore",
-        "sfm.v1.MemoryStore",
-        "sfm.v1.Events",
-        "sfm.v1.Health",
+        *SERVICES,
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -20,8 +20,15 @@ UV = Path(sys.executable).with_name("uv")
 OLDEST_NUMPY = "numpy==1.26.4" if sys.version_info < (3, 13) else "numpy==2.1.0"
 
 RUNTIMES = {
-    "oldest": ("grpcio==1.76.0", "protobuf==6.31.1", "googleapis-common-protos==1.70.0", OLDEST_NUMPY),
-    "newest": ("grpcio>=1.76,<2", "protobuf>=7,<8", "googleapis-common-protos", "numpy>=2"),
+    "oldest": (
+        "grpcio==1.76.0",
+        "protobuf==6.31.1",
+        "googleapis-common-protos==1.70.0",
+        OLDEST_NUMPY,
+        "msgspec==0.20.0",
+        "orjson==3.10.18",
+    ),
+    "newest": ("grpcio>=1.76,<2", "protobuf>=7,<8", "googleapis-common-protos", "numpy>=2", "msgspec>=0.20", "orjson>=3.10"),
 }
 
 # What a caller does, on an installation that has nothing but the client's own dependencies.

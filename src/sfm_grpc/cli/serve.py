@@ -125,13 +125,13 @@ def _announce(app: App, ready_file: Path | None) -> None:
     from sfm_grpc import stores
 
     facts = {"grpc": app.address, "http": app.http_address, "data": stores.place(app.settings)}
-    if ready_file is not None:
-        _write_whole(ready_file, json.dumps(facts) + "\n")
     if app.settings.log_format == "json":
         # Whoever reads JSON lines reads nothing else.
         _log.info("serving", extra=facts)
-        return
-    print("\n".join(_banner(app, facts["data"])), flush=True)
+    else:
+        print("\n".join(_banner(app, facts["data"])), flush=True)
+    if ready_file is not None:  # last: by then everything is said
+        _write_whole(ready_file, json.dumps(facts) + "\n")
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -78,10 +78,11 @@ class Kafka:
         return f"{self.prefix}.{name}"
 
 
-@pytest.fixture(params=["mock", "broker"])
+@pytest.fixture
 def kafka(request: pytest.FixtureRequest) -> Kafka:
-    """Each kind of Kafka in turn, for tests that do not harm it."""
-    if request.param == "broker":
+    """For tests that do not harm it: a real broker beside Postgres, the mock beside everything else."""
+    beside = request.getfixturevalue("settings") if "settings" in request.fixturenames else None
+    if beside is not None and beside.postgres_url is not None:
         bootstrap = str(request.getfixturevalue("kafka_service"))
     else:
         bootstrap = request.getfixturevalue("mock_kafka")().bootstrap

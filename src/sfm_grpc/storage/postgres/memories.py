@@ -205,8 +205,14 @@ async def _write_parts(connection: AsyncConnection, number: int, written: WriteP
 
 async def _write_marks(connection: AsyncConnection, number: int, marks: Sequence[WriteMark], time_us: int) -> None:
     for start in range(0, len(marks), _MARKS_AT_ONCE):
-        columns = zip(*[(m.key, m.revision, m.delete_time_us) for m in marks[start : start + _MARKS_AT_ONCE]], strict=True)
-        await connection.execute(SQL["mark"], [time_us, *map(list, columns), number])
+        some = marks[start : start + _MARKS_AT_ONCE]
+        columns = {
+            "keys": [m.key for m in some],
+            "revisions": [m.revision for m in some],
+            "delete_times_us": [m.delete_time_us for m in some],
+        }
+        # Planned each time: a plan for any number of keys reads the whole namespace.
+        await connection.execute(SQL["mark"], {"space_id": number, "update_time_us": time_us, **columns}, prepare=False)
 
 
 async def _write_erased(connection: AsyncConnection, number: int, written: WriteErase, time_us: int) -> None:
