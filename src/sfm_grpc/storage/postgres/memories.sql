@@ -32,9 +32,9 @@ UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us
 WHERE space_id = %(space_id)s AND key = %(key)s;
 
 -- name: mark
-UPDATE sfm.memory m SET revision = w.revision, update_time_us = %(update_time_us)s::bigint, delete_time_us = w.delete_time_us
-FROM unnest(%(keys)s::text[], %(revisions)s::bigint[], %(delete_times_us)s::bigint[]) AS w (key, revision, delete_time_us)
-WHERE m.space_id = %(space_id)s::bigint AND m.key = w.key;
+UPDATE sfm.memory m SET revision = w.revision, update_time_us = %(update_time_us)b::bigint, delete_time_us = w.delete_time_us
+FROM unnest(%(keys)b::text[], %(revisions)b::bigint[], %(delete_times_us)b::bigint[]) AS w (key, revision, delete_time_us)
+WHERE m.space_id = %(space_id)b::bigint AND m.key = w.key;
 
 -- name: erase
 UPDATE sfm.memory SET revision = %(revision)s, update_time_us = %(update_time_us)s, delete_time_us = %(delete_time_us)s,
