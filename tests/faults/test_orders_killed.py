@@ -60,7 +60,8 @@ async def test_every_order_is_carried_out_once_and_audited_once(
     sent = messages()
     orders.send(*sent)
     # Each death costs the end of a session; what differs by the engine is in a few of them.
-    for moment in MOMENTS if engine.store == "postgres" else MOMENTS[2:7:2]:
+    moments = MOMENTS if engine.store == "postgres" else MOMENTS[2:7:2]
+    for moment in moments:
         await server.begin_and_die(moment.replace("ENGINE", ENGINES[engine.store]))
     await server.begin()
     await until(lambda: asyncio.to_thread(orders.all_done), within_s=60)
@@ -75,7 +76,9 @@ async def test_every_order_is_carried_out_once_and_audited_once(
         await store.close()
     results = sorted((str(t["order_id"]), t["result"]) for t in told)
     assert results == sorted([*((o, "APPLIED") for o in ORDERS), ("large", "AWAITING_CONFIRMATION")])
-    refused = await asyncio.to_thread(orders.letters, lambda found: len(found) >= 2)
+    # Whoever dies between putting it aside and saying that it is done puts it aside again.
+    letters = 2 if MOMENTS[-1] in moments else 1
+    refused = await asyncio.to_thread(orders.letters, lambda found: len(found) >= letters)
     assert {(r.value, r.headers["sfm-offset"]) for r in refused} == {(b"poison", str(sent.index(b"poison")))}
 
 
