@@ -59,7 +59,7 @@ def prune_result(node_id: str) -> Callable[[PruneAudit], Event]:
 
     def event(audit: PruneAudit) -> Event:
         facts = orjson.loads(audit.record)
-        result = "UNDONE" if facts["action"] == PruneAction.UNDO.value else "APPLIED"
+        result = {PruneAction.APPLY: "APPLIED", PruneAction.UNDO: "UNDONE"}[PruneAction(facts["action"])]
         told = {"timestamp": audit.time_us / 1e6, "node_id": node_id, "result": result, "hash": audit.hash.hex()}
         return Event(PRUNE_RESULT, told | facts)
 

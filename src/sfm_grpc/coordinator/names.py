@@ -38,6 +38,21 @@ def check_keys(keys: Sequence[str], keys_max: int) -> None:
         raise InvalidRequest(field="keys", problem="names a key twice")
 
 
+def check_count(count: int, field: str, limit: str, maximum: int) -> None:
+    """Some, and not more than a limit. Raises InvalidRequest, LimitExceeded."""
+    if not count:
+        raise InvalidRequest(field=field, problem="is empty")
+    if count > maximum:
+        raise LimitExceeded(limit=limit, value=count, maximum=maximum, field=field)
+
+
+def check_each(keys: Sequence[str], field: str, limit: str, maximum: int) -> None:
+    """Names: some, and not more than a limit. Raises InvalidRequest, LimitExceeded."""
+    check_count(len(keys), field, limit, maximum)
+    for place, key in enumerate(keys):
+        check_name(key, field, f"[{place}]")
+
+
 def check_request_id(request_id: str) -> None:
     """At most 64 bytes without control characters; empty is none. Raises InvalidRequest."""
     size = len(request_id.encode())

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from sfm_grpc.coordinator import names
+from sfm_grpc.coordinator.pruner import PruneCommit
 from sfm_grpc.coordinator.rho import Update
 from sfm_grpc.coordinator.sent import Form, SentMatrix
 from sfm_grpc.errors import InvalidRequest
@@ -53,15 +54,6 @@ _decode = msgspec.json.Decoder(_Order).decode
 
 
 @dataclass(frozen=True, slots=True)
-class OrderedCommit:
-    """The matrices that no longer contain what goes."""
-
-    expected_version: int
-    metadata: dict[str, str]
-    updates: Sequence[Update]
-
-
-@dataclass(frozen=True, slots=True)
 class OrderMessage:
     """What an order says."""
 
@@ -69,7 +61,7 @@ class OrderMessage:
     scope: Scope
     keys: Sequence[str]
     committer: str
-    commit: OrderedCommit | None
+    commit: PruneCommit | None
 
 
 def read(value: bytes | None) -> OrderMessage:
@@ -112,11 +104,11 @@ def _misfit(told: str) -> InvalidRequest:
     return InvalidRequest(field=found["field"] or "value", problem=found["problem"])
 
 
-def _commit(said: _Commit) -> OrderedCommit:
+def _commit(said: _Commit) -> PruneCommit:
     for name in said.metadata:
         names.check_name(name, "commit.metadata")
     updates = [_update(u, f"commit.updates[{place}]") for place, u in enumerate(said.updates)]
-    return OrderedCommit(said.expected_version, said.metadata, updates)
+    return PruneCommit(said.expected_version, said.metadata, updates)
 
 
 def _update(said: _Update, field: str) -> Update:

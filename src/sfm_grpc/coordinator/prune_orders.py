@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from sfm_grpc.coordinator import prune_messages
 from sfm_grpc.coordinator.presence import Component
 from sfm_grpc.coordinator.prune_messages import OrderMessage
-from sfm_grpc.coordinator.pruner import Order, PruneCommit, PruneCoordinator, PruneMutation
-from sfm_grpc.coordinator.rho import Mutation
+from sfm_grpc.coordinator.pruner import Order, PruneCoordinator, PruneMutation
 from sfm_grpc.errors import (
     DeadlineExceeded,
     InternalError,
@@ -142,12 +141,12 @@ class PruneOrders:
                 )
             return self._count("known")
         try:
-            done = await self._pruner.apply_order(mutation, order, _commit(said, mutation))
+            done = await self._pruner.apply_order(mutation, order, said.commit)
         except PruneConfirmationRequired as error:
             if said.commit is not None:
                 # A plan keeps no matrices: confirmed, it would leave a ρ that still contains what went.
                 raise
-            planned = await self._pruner.plan(mutation, order, told=True)
+            planned = await self._pruner.plan(mutation, order)
             _log.warning("order %r waits as plan %s: %s", said.order_id, planned.plan.plan_id, error)
             return self._count("waiting")
         return self._count("known" if done.replayed else "applied")
@@ -217,21 +216,6 @@ class PruneOrders:
             _log.warning("orders wait: %s", detail)
         elif ok and not before.ok:
             _log.info("orders are taken from %s", detail)
-
-
-def _commit(said: OrderMessage, mutation: PruneMutation) -> PruneCommit | None:
-    if said.commit is None:
-        return None
-    along = Mutation(
-        scope=mutation.scope,
-        expected_version=said.commit.expected_version,
-        request_id=mutation.request_id,
-        metadata=said.commit.metadata,
-        committer=mutation.committer,
-        validate_only=False,
-        deadline=mutation.deadline,
-    )
-    return PruneCommit(along, said.commit.updates)
 
 
 def _may_mend(error: SfmError) -> bool:

@@ -16,7 +16,7 @@ from sfm_grpc.coordinator.commit import CommitPath
 from sfm_grpc.coordinator.pages import PageTokens
 from sfm_grpc.coordinator.receipts import Receipt
 from sfm_grpc.coordinator.rho import Along, Mutation, RhoCoordinator, Update
-from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, PruneTokenInvalid, RequestIdReused
+from sfm_grpc.errors import InvalidRequest, NotFound, PruneTokenInvalid, RequestIdReused
 from sfm_grpc.model import (
     CommitResult,
     DeleteMemory,
@@ -24,6 +24,7 @@ from sfm_grpc.model import (
     LimitPolicy,
     MemoryLimit,
     MemoryWrites,
+    Metadata,
     PlanState,
     Prune,
     PruneAction,
@@ -87,7 +88,8 @@ class PruneMutation:
 class PruneCommit:
     """Matrices that are committed with it."""
 
-    mutation: Mutation
+    expected_version: int | None
+    metadata: Metadata
     updates: Sequence[Update]
 
 
@@ -122,17 +124,15 @@ class PruneCoordinator:
 
     # ---- plans
 
-    async def plan(self, mutation: PruneMutation, order: Order, *, told: bool = False) -> Planned:
-        """Plans a prune. `told`: the world is told that it waits, where a guard trips; one that came as a message, in any case:
-        a guard has tripped, if only just before.
+    async def plan(self, mutation: PruneMutation, order: Order) -> Planned:
+        """Plans a prune. Of one that came as a message the world is told that it waits: a guard has tripped, if only just before.
 
         Raises InvalidRequest, LimitExceeded, NotFound (namespace), RequestIdReused, StoreUnavailable.
         """
         self._check(mutation)
         now_us = _now_us()
         made, space = await self._made(mutation, order, now_us)
-        waits = order.source is PruneSource.MESSAGE or bool(prunes.tripped(self._verdicts(made, space)))
-        event = events.prune_waits(self._rules.node_id, made) if told and waits else None
+        event = events.prune_waits(self._rules.node_id, made) if order.source is PruneSource.MESSAGE else None
         kept = await self._store.prunes.keep_plan(made, event)
         _check_same(kept, made.order_digest, mutation)
         return self._planned(kept, space, mutation.committer, now_us)
@@ -140,7 +140,7 @@ class PruneCoordinator:
     async def planned_before(self, mutation: PruneMutation, order: Order) -> PrunePlan | None:
         """The plan that the same request has made. Raises InvalidRequest, RequestIdReused, StoreUnavailable."""
         self._check(mutation)
-        plan = await self._store.prunes.plan(mutation.scope, _plan_id(mutation, order))
+        plan = await self._store.prunes.plan(mutation.scope, _plan_id(mutation, order), items=False)
         if plan is not None:
             _check_same(plan, _digest_of(order.keys if order.keys is not None else order.keep), mutation)
         return plan
@@ -185,7 +185,7 @@ class PruneCoordinator:
 
     async def get_plan(self, scope: Scope, plan_id: str, committer: str) -> Planned:
         """A plan, and what the guards say of it now. Raises InvalidRequest, NotFound, StoreUnavailable."""
-        plan, now_us = await self._plan(scope, plan_id), _now_us()
+        plan, now_us = await self._plan(scope, plan_id, items=False), _now_us()
         return self._planned(plan, await self._store.prunes.space(scope, now_us), committer, now_us)
 
     async def plans(
@@ -209,16 +209,16 @@ class PruneCoordinator:
 
     def _planned(self, plan: PrunePlan, space: Space, committer: str, now_us: int) -> Planned:
         verdicts = self._verdicts(plan, space)
-        waits = plan.state is PlanState.WAITING and plan.expire_time_us > now_us
+        waits = plan.state_at(now_us) is PlanState.WAITING
         return Planned(plan, verdicts, _token(plan, committer, prunes.tripped(verdicts)) if waits else "")
 
     def _verdicts(self, plan: PrunePlan, space: Space) -> Sequence[GuardVerdict]:
         return prunes.verdicts(self._rules.guards, plan.memories, space.memories)
 
-    async def _plan(self, scope: Scope, plan_id: str) -> PrunePlan:
+    async def _plan(self, scope: Scope, plan_id: str, *, items: bool = True) -> PrunePlan:
         names.check_name(scope.namespace, "namespace")
         names.check_name(plan_id, "plan_id")
-        plan = await self._store.prunes.plan(scope, plan_id)
+        plan = await self._store.prunes.plan(scope, plan_id, items=items)
         if plan is None:
             raise NotFound(what="prune plan", namespace=scope.namespace, names=(plan_id,))
         return plan
@@ -233,19 +233,13 @@ class PruneCoordinator:
         """
         self._check(mutation)
         plan = await self._plan(mutation.scope, plan_id)
-        prune = Prune(
-            action=PruneAction.APPLY,
-            source=plan.source,
-            guards=self._rules.guards,
+        prune = replace(
+            self._planned_prune(plan),
             confirmed=_confirmed(plan, mutation.committer, token),
-            order_digest=plan.order_digest,
-            undelete_s=self._rules.undelete_s,
             plan_id=plan_id,
             order_id=plan.order_id,
-            expected={item.key: item.revision for item in plan.items},
             unknown=plan.unknown,
             unknown_keys=plan.unknown_keys,
-            keep=plan.keep,
         )
         return await self._prune(mutation, [item.key for item in plan.items], prune, ["plan", plan_id], commit)
 
@@ -254,15 +248,7 @@ class PruneCoordinator:
         self._check(mutation)
         assert order.keys is not None, "the fallback is planned"
         keys = self._checked_keys(order.keys, "order.keys")
-        prune = Prune(
-            action=PruneAction.APPLY,
-            source=order.source,
-            guards=self._rules.guards,
-            confirmed=frozenset(),
-            order_digest=_digest_of(order.keys),
-            undelete_s=self._rules.undelete_s,
-            order_id=order.order_id,
-        )
+        prune = replace(self._applying(order.source, _digest_of(order.keys)), order_id=order.order_id)
         return await self._prune(mutation, keys, prune, ["order", prune.order_digest.hex()], commit)
 
     async def keep_limit(self, mutation: PruneMutation, keep: int) -> bool:
@@ -274,7 +260,7 @@ class PruneCoordinator:
         now_us = _now_us()
         hour = f"{keep} {now_us // _LIMIT_PLAN_US}"
         order, planning = Order(None, keep=keep, source=PruneSource.LIMIT), replace(mutation, request_id=hour)
-        if await self._store.prunes.plan(mutation.scope, _plan_id(planning, order)) is not None:
+        if await self._store.prunes.plan(mutation.scope, _plan_id(planning, order), items=False) is not None:
             space = await self._store.prunes.space(mutation.scope, now_us)
             if prunes.tripped(prunes.verdicts(self._rules.guards, space.memories - keep, space.memories)):
                 return False
@@ -285,18 +271,24 @@ class PruneCoordinator:
             kept = await self._store.prunes.keep_plan(plan, events.prune_waits(self._rules.node_id, plan))
             _log.warning("%r has more than its limit of %d memories; plan %s waits", plan.scope.namespace, keep, kept.plan_id)
             return False
-        prune = Prune(
+        await self._prune(mutation, [item.key for item in plan.items], self._planned_prune(plan), [], None)
+        return True
+
+    def _planned_prune(self, plan: PrunePlan) -> Prune:
+        """Of what was chosen before."""
+        expected = {item.key: item.revision for item in plan.items}
+        return replace(self._applying(plan.source, plan.order_digest), expected=expected, keep=plan.keep)
+
+    def _applying(self, source: PruneSource, order_digest: bytes) -> Prune:
+        """Under all guards."""
+        return Prune(
             action=PruneAction.APPLY,
-            source=PruneSource.LIMIT,
+            source=source,
             guards=self._rules.guards,
             confirmed=frozenset(),
-            order_digest=plan.order_digest,
+            order_digest=order_digest,
             undelete_s=self._rules.undelete_s,
-            expected={item.key: item.revision for item in plan.items},
-            keep=keep,
         )
-        await self._prune(mutation, [item.key for item in plan.items], prune, [], None)
-        return True
 
     async def _prune(
         self,
@@ -317,7 +309,16 @@ class PruneCoordinator:
             prune=prune,
             audited_as=events.prune_result(self._rules.node_id),
         )
-        done = await self._rho.commit(commit.mutation, commit.updates, along=along)
+        with_it = Mutation(
+            scope=mutation.scope,
+            expected_version=commit.expected_version,
+            request_id=mutation.request_id,
+            metadata=commit.metadata,
+            committer=mutation.committer,
+            validate_only=mutation.validate_only,
+            deadline=mutation.deadline,
+        )
+        done = await self._rho.commit(with_it, commit.updates, along=along)
         return replace(await self._pruned(mutation.scope, done.result), receipts=done.receipts)
 
     async def undo(self, mutation: PruneMutation, number: int) -> Pruned:
@@ -344,7 +345,7 @@ class PruneCoordinator:
 
     async def _check_audited(self, scope: Scope, number: int) -> None:
         found = await self._store.prunes.audits(scope, after=number - 1, limit=1)
-        if not found or found[0].number != number or found[0].undoes:
+        if not found or found[0].number != number or prunes.is_undoing(found[0]):
             raise NotFound(what="prune", namespace=scope.namespace, names=(str(number),))
 
     async def _committed(
@@ -409,12 +410,7 @@ class PruneCoordinator:
 
     def _checked_keys(self, keys: Sequence[str], field: str) -> list[str]:
         """Each once, in their order. Raises InvalidRequest, LimitExceeded."""
-        if not keys:
-            raise InvalidRequest(field=field, problem="is empty")
-        if len(keys) > self._rules.order_max:
-            raise LimitExceeded(limit="prune_order_max", value=len(keys), maximum=self._rules.order_max, field=field)
-        for place, key in enumerate(keys):
-            names.check_name(key, field, f"[{place}]")
+        names.check_each(keys, field, "prune_order_max", self._rules.order_max)
         return list(dict.fromkeys(keys))
 
 

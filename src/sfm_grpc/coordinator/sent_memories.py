@@ -78,7 +78,7 @@ async def examined(
     """
 
     def look() -> tuple[list[MemoryChange], list[object]]:
-        _check_count(len(sent), field, rules.batch_max)
+        names.check_count(len(sent), field, "batch_max", rules.batch_max)
         changes: list[MemoryChange] = []
         content: list[object] = []
         for each in sent:
@@ -99,17 +99,8 @@ async def examined(
 
 def check_keys(keys: Sequence[str], field: str, batch_max: int) -> None:
     """Names, each once, some, and not too many; `field` is where they stand. Raises InvalidRequest, LimitExceeded."""
-    _check_count(len(keys), field, batch_max)
-    for place, key in enumerate(keys):
-        names.check_name(key, field, f"[{place}]")
+    names.check_each(keys, field, "batch_max", batch_max)
     _check_each_once(keys, lambda place: f"{field}[{place}]")
-
-
-def _check_count(count: int, field: str, batch_max: int) -> None:
-    if not count:
-        raise InvalidRequest(field=field, problem="is empty")
-    if count > batch_max:
-        raise LimitExceeded(limit="batch_max", value=count, maximum=batch_max, field=field)
 
 
 def _check_each_once(keys: Sequence[str], field_of: Callable[[int], str]) -> None:

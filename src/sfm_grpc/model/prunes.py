@@ -101,7 +101,12 @@ class PrunePlan:
     apply_time_us: int = 0
     """When it was applied; 0: it was not."""
     items: tuple[PruneItem, ...] = ()
-    """The first to go first; of a list none."""
+    """The first to go first; none where they were not asked for."""
+
+    def state_at(self, now_us: int) -> PlanState:
+        """What has become of it by then: one that waits expires."""
+        is_over = self.state is PlanState.WAITING and self.expire_time_us <= now_us
+        return PlanState.EXPIRED if is_over else self.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +148,6 @@ class PruneAudit:
     """JSON: what was done. The hash is of these bytes."""
     hash: bytes
     """SHA-256 of the hash before it and the record."""
-    undoes: bool = False
-    """It is of an undoing."""
 
 
 @dataclass(frozen=True, slots=True)

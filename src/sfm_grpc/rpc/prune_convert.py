@@ -6,10 +6,10 @@ import orjson
 from sfm.v1 import pruner_pb2
 
 from sfm_grpc import wire
-from sfm_grpc.coordinator.pruner import Order, Planned, Pruned
+from sfm_grpc.coordinator.pruner import Order, Planned, PruneCommit, Pruned
 from sfm_grpc.errors import InvalidRequest, LimitExceeded
 from sfm_grpc.model import GuardVerdict, LimitPolicy, PlanState, PruneAudit, PrunePlan, PruneSource, Space
-from sfm_grpc.rpc.convert import parsed, timestamp
+from sfm_grpc.rpc.convert import parsed, timestamp, updates
 
 # ---- requests --------------------------------------------------------------------------------------------------------
 
@@ -23,6 +23,15 @@ def apply_request(raw: bytes, bytes_max: int) -> tuple[pruner_pb2.ApplyPruneRequ
     except wire.WireError as error:
         raise InvalidRequest(field="message", problem=f"is not a sfm.v1.ApplyPruneRequest: {error}") from error
     return parsed(pruner_pb2.ApplyPruneRequest, skeleton, len(skeleton)), bodies
+
+
+def commit(request: pruner_pb2.ApplyPruneRequest, bodies: list[memoryview]) -> PruneCommit | None:
+    """What is committed with it; None: nothing. Raises InvalidRequest."""
+    if not request.HasField("commit"):
+        return None
+    sent = request.commit
+    expected = sent.expected_version if sent.HasField("expected_version") else None
+    return PruneCommit(expected, dict(sent.metadata), updates(sent.updates, bodies, "commit.updates"))
 
 
 def order(request: pruner_pb2.PlanPruneRequest) -> Order:
@@ -63,14 +72,13 @@ def planned(found: Planned, now_us: int) -> pruner_pb2.PrunePlan:
 
 def plan(p: PrunePlan, now_us: int) -> pruner_pb2.PrunePlan:
     """A plan."""
-    state = PlanState.EXPIRED if p.state is PlanState.WAITING and p.expire_time_us <= now_us else p.state
     return pruner_pb2.PrunePlan(
         plan_id=p.plan_id,
         namespace=p.scope.namespace,
         source=pruner_pb2.PruneSource.ValueType(p.source),
         committer=p.committer,
         order_id=p.order_id,
-        state=pruner_pb2.PrunePlanState.ValueType(state),
+        state=pruner_pb2.PrunePlanState.ValueType(p.state_at(now_us)),
         create_time=timestamp(p.create_time_us),
         expire_time=timestamp(p.expire_time_us),
         memories=p.memories,

@@ -18,8 +18,7 @@ from sfm.v1.pruner_pb2 import (
     UndoPruneResponse,
 )
 
-from sfm_grpc.coordinator.pruner import Order, PruneCommit, PruneCoordinator, PruneMutation
-from sfm_grpc.coordinator.rho import Mutation
+from sfm_grpc.coordinator.pruner import Order, PruneCoordinator, PruneMutation
 from sfm_grpc.errors import InvalidRequest
 from sfm_grpc.rpc import convert, prune_convert
 from sfm_grpc.rpc.caller import Context, committer_of, scope_of
@@ -89,7 +88,7 @@ class PrunerServicer:
         """See pruner.proto."""
         request, bodies = prune_convert.apply_request(raw, self._batch_bytes_max)
         mutation = self._mutation("ApplyPrune", request, context, validate_only=request.validate_only)
-        commit = self._commit(request, bodies, mutation) if request.HasField("commit") else None
+        commit = prune_convert.commit(request, bodies)
         match request.WhichOneof("what"):
             case "plan_id":
                 done = await self._pruner.apply_plan(mutation, request.plan_id, request.confirm_token, commit)
@@ -106,19 +105,6 @@ class PrunerServicer:
             undo_until=convert.timestamp(done.audit.time_us + self._undelete_s * 1_000_000),
             receipts=[convert.receipt(r) for r in done.receipts],
         )
-
-    def _commit(self, request: pruner_pb2.ApplyPruneRequest, bodies: list[memoryview], mutation: PruneMutation) -> PruneCommit:
-        sent = request.commit
-        along = Mutation(
-            scope=mutation.scope,
-            expected_version=sent.expected_version if sent.HasField("expected_version") else None,
-            request_id=mutation.request_id,
-            metadata=dict(sent.metadata),
-            committer=mutation.committer,
-            validate_only=mutation.validate_only,
-            deadline=mutation.deadline,
-        )
-        return PruneCommit(along, convert.updates(sent.updates, bodies, "commit.updates"))
 
     async def UndoPrune(self, request: pruner_pb2.UndoPruneRequest, context: Context) -> UndoPruneResponse:  # noqa: N802
         """See pruner.proto."""

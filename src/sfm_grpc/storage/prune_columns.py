@@ -11,7 +11,6 @@ from sfm_grpc.model import (
     MemoryLimit,
     PlanState,
     Prune,
-    PruneAction,
     PruneAudit,
     PruneItem,
     PrunePlan,
@@ -87,7 +86,7 @@ def row_of(plan: PrunePlan) -> dict[str, object]:
 def audit_from(row: Row) -> PruneAudit:
     """An audit of its columns."""
     number, time_us, record, digest = row
-    return PruneAudit(number, time_us, record, bytes(digest), orjson.loads(record)["action"] == PruneAction.UNDO.value)
+    return PruneAudit(number, time_us, record, bytes(digest))
 
 
 def undoable_from(row: Row) -> Undoable:

@@ -32,8 +32,8 @@ class PruneTables(Protocol):
     async def keep_plan(self, plan: PrunePlan, event: Event | None) -> PrunePlan:
         """Keeps a plan, and with it what the world is told of it; the one that is there under its id, where there is one."""
 
-    async def plan(self, scope: Scope, plan_id: str) -> PrunePlan | None:
-        """A plan with its items."""
+    async def plan(self, scope: Scope, plan_id: str, *, items: bool) -> PrunePlan | None:
+        """A plan, with its items or without."""
 
     async def plans(
         self, tenant: str, namespace: str, state: PlanState | None, *, now_us: int, before: tuple[int, str] | None, limit: int

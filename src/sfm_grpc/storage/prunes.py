@@ -186,12 +186,16 @@ def _decide(pruning: Pruning, decided: Decided, version: int) -> WritePrune:
         "version": version,
     }
     record = codec.to_json(facts)
-    is_undo = prune.action is PruneAction.UNDO
-    audit = PruneAudit(looked.number, decided.time_us, record, next_hash(looked.last_hash, record), is_undo)
-    if is_undo:
+    audit = PruneAudit(looked.number, decided.time_us, record, next_hash(looked.last_hash, record))
+    if prune.action is PruneAction.UNDO:
         return WritePrune(audit, None)
     items = tuple(PruneItem(r.key, r.revision) for r in done)
     return WritePrune(audit, Undoable(audit.number, decided.time_us + prune.undelete_s * 1_000_000, 0, items))
+
+
+def is_undoing(audit: PruneAudit) -> bool:
+    """Whether an audit is of an undoing."""
+    return bool(orjson.loads(audit.record)["action"] == PruneAction.UNDO.value)
 
 
 def next_hash(before: bytes, record: str) -> bytes:

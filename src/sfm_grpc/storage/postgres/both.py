@@ -87,7 +87,7 @@ async def _commit(
         if made is None:
             await memories.remember(connection, t, done)
         for place, (event, about) in enumerate(decisions.events(t, done)[bool(made) :], start=1):
-            await memories.tell(connection, t, event, about, done.commit_time_us, place=place)
+            await memories.tell(connection, t.scope, event, about, done.commit_time_us, place=place)
         await connection.execute(b"COMMIT")
     return done
 

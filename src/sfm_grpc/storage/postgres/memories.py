@@ -236,8 +236,8 @@ async def remember(connection: AsyncConnection, t: Transaction, done: CommitResu
     await connection.execute(SQL["remember_request"], named(t.scope) | request)
 
 
-async def tell(connection: AsyncConnection, t: Transaction, event: Event, about: int, time_us: int, *, place: int) -> None:
-    """Sends an event that is not of the version; `place` is its own among the transaction's, from 1."""
+async def tell(connection: AsyncConnection, scope: Scope, event: Event, about: int, time_us: int, *, place: int) -> None:
+    """Sends an event that is not of the version; `place` is its own among the transaction's, where that makes one from 1."""
     told = {
         "place": place,
         "topic": event.topic,
@@ -245,4 +245,4 @@ async def tell(connection: AsyncConnection, t: Transaction, event: Event, about:
         "about": about,
         "commit_time_us": time_us,
     }
-    await connection.execute(SQL["insert_event"], named(t.scope) | told)
+    await connection.execute(SQL["insert_event"], named(scope) | told)

@@ -21,7 +21,7 @@ from sfm_grpc.model import (
     Transaction,
     Undoable,
 )
-from sfm_grpc.storage import codec, memory_columns, prune_columns, statements
+from sfm_grpc.storage import memory_columns, prune_columns, statements
 from sfm_grpc.storage.memory_writes import Known
 from sfm_grpc.storage.postgres import memories, spaces
 from sfm_grpc.storage.postgres.runs import Runs
@@ -54,9 +54,9 @@ class PostgresPrunes:
         """See the contract."""
         return await self._run(lambda c: _keep_plan(c, plan, event))
 
-    async def plan(self, scope: Scope, plan_id: str) -> PrunePlan | None:
+    async def plan(self, scope: Scope, plan_id: str, *, items: bool) -> PrunePlan | None:
         """See the contract."""
-        return await self._run(lambda c: _plan(c, scope, plan_id))
+        return await self._run(lambda c: _plan(c, scope, plan_id, items=items))
 
     async def plans(
         self, tenant: str, namespace: str, state: PlanState | None, *, now_us: int, before: tuple[int, str] | None, limit: int
@@ -128,20 +128,19 @@ async def _least(
         return space, *prune_columns.items_from(await _rows(connection, "list_least", asked))
 
 
-async def _plan(connection: AsyncConnection, scope: Scope, plan_id: str) -> PrunePlan | None:
-    rows = await _rows(connection, "find_plan", named(scope) | {"plan_id": plan_id})
+async def _plan(connection: AsyncConnection, scope: Scope, plan_id: str, *, items: bool) -> PrunePlan | None:
+    rows = await _rows(connection, "find_plan", named(scope) | {"plan_id": plan_id, "items": items})
     return prune_columns.plan_from(rows[0]) if rows else None
 
 
 async def _keep_plan(connection: AsyncConnection, plan: PrunePlan, event: Event | None) -> PrunePlan:
     async with connection.transaction():
         if not await (await connection.execute(SQL["insert_plan"].encode(), prune_columns.row_of(plan))).fetchone():
-            found = await _plan(connection, plan.scope, plan.plan_id)
+            found = await _plan(connection, plan.scope, plan.plan_id, items=True)
             assert found is not None, "its id is of its namespace"
             return found
         if event is not None:
-            told = {"topic": event.topic, "time_us": plan.create_time_us, "payload": codec.to_json(event.payload)}
-            await connection.execute(SQL["insert_event"].encode(), named(plan.scope) | told)
+            await memories.tell(connection, plan.scope, event, 0, plan.create_time_us, place=0)
     return plan
 
 

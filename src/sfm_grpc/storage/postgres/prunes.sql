@@ -43,7 +43,7 @@ VALUES (
 ON CONFLICT (plan_id) DO NOTHING RETURNING plan_id;
 
 -- name: find_plan
-SELECT {plan}, p.items FROM sfm.prune_plan p
+SELECT {plan}, CASE WHEN %(items)s::boolean THEN p.items END FROM sfm.prune_plan p
 WHERE p.plan_id = %(plan_id)s::text AND p.tenant = %(tenant)s::text AND p.namespace = %(namespace)s::text;
 
 -- name: list_plans
@@ -75,8 +75,3 @@ UPDATE sfm.memory_space SET memories_max = %(memories_max)s, limit_policy = %(po
 SELECT s.tenant, s.name, {space} FROM sfm.memory_space s
 WHERE s.memories_max > 0 AND s.memories > s.memories_max AND s.limit_policy = 2
   AND (s.tenant, s.name) > (%(tenant)s::text, %(namespace)s::text) ORDER BY s.tenant, s.name LIMIT %(limit)s::bigint;
-
--- name: insert_event
-INSERT INTO sfm.event (event_id, tenant, namespace, topic, version, time_us, payload)
-SELECT ((outbox.base + pg_current_xact_id()::text::bigint) << 16), %(tenant)s::text, %(namespace)s::text, %(topic)s::text,
-  0, %(time_us)s::bigint, %(payload)s::text FROM sfm.outbox;

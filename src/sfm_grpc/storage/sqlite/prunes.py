@@ -53,9 +53,9 @@ class SqlitePrunes:
         """See the contract."""
         return await self._transact(lambda c: _keep_plan(c, plan, event))
 
-    async def plan(self, scope: Scope, plan_id: str) -> PrunePlan | None:
+    async def plan(self, scope: Scope, plan_id: str, *, items: bool) -> PrunePlan | None:
         """See the contract."""
-        return await self._read(lambda c: _plan(c, scope, plan_id))
+        return await self._read(lambda c: _plan(c, scope, plan_id, items=items))
 
     async def plans(
         self, tenant: str, namespace: str, state: PlanState | None, *, now_us: int, before: tuple[int, str] | None, limit: int
@@ -113,15 +113,15 @@ def _least(
     return space, *prune_columns.items_from(rows)
 
 
-def _plan(connection: sqlite3.Connection, scope: Scope, plan_id: str) -> PrunePlan | None:
-    row = connection.execute(SQL["find_plan"], named(scope) | {"plan_id": plan_id}).fetchone()
+def _plan(connection: sqlite3.Connection, scope: Scope, plan_id: str, *, items: bool) -> PrunePlan | None:
+    row = connection.execute(SQL["find_plan"], named(scope) | {"plan_id": plan_id, "items": items}).fetchone()
     return prune_columns.plan_from(row) if row else None
 
 
 def _keep_plan(connection: sqlite3.Connection, plan: PrunePlan, event: Event | None) -> PrunePlan:
     made = connection.execute(SQL["insert_plan"], prune_columns.row_of(plan)).rowcount
     if not made:
-        found = _plan(connection, plan.scope, plan.plan_id)
+        found = _plan(connection, plan.scope, plan.plan_id, items=True)
         assert found is not None, "its id is of its namespace"
         return found
     if event is not None:

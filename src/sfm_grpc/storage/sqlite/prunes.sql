@@ -43,7 +43,7 @@ VALUES (
 ON CONFLICT (plan_id) DO NOTHING;
 
 -- name: find_plan
-SELECT {plan}, p.items FROM prune_plan p
+SELECT {plan}, CASE WHEN :items THEN p.items END FROM prune_plan p
 WHERE p.plan_id = :plan_id AND p.tenant = :tenant AND p.namespace = :namespace;
 
 -- name: list_plans
