@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 UV := $(BIN)/uv
 ARGS ?=
 export UV_NO_PROGRESS = 1
+# Where it is set, each process compiles all that it imports: a command takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The code generator is older than the runtimes it is used with, on purpose: see docs/adr/0004.
 PROTO_TOOLS := grpcio-tools==1.76.0 protobuf==6.32.1 mypy-protobuf==5.1.0

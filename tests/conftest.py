@@ -38,6 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): what is tested is these engines' own")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores: a third of a test's time is waiting for processes that start, stop or are late on purpose."""
+    return max(2, (os.cpu_count() or 2) * 3 // 2)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests of one engine's own on another: they are not skipped, they are not there."""
     others = [item for item in items if not _of_its_engine(item)]

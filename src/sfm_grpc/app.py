@@ -220,8 +220,7 @@ class App:
         if self.orders is not None:
             self._spawn(self.orders.run())
         self._spawn(self.presence.run(self._tell_ready))
-        self._spawn(self._load.watch(self._received))
-        self._spawn(self._load_lapack())
+        self._spawn(self._settle())
         await self._probe.set_rho(self.rho_health.ok)
         await self._probe.set_started()
         await self._tell_ready(await self.presence.look())
@@ -292,10 +291,15 @@ class App:
 
     # ---- background
 
-    async def _load_lapack(self) -> None:
-        """Before the first matrix comes, where it does not come at once."""
+    async def _settle(self) -> None:
+        """Loads LAPACK before the first matrix comes, where it does not come at once; only then is lateness a sign of load.
+
+        What is loaded holds the interpreter, on a busy machine for half a second, and a server that has just begun would
+        refuse its first calls for that.
+        """
         await asyncio.to_thread(cholesky.load)
         self._one_core_each()
+        await self._load.watch(self._received)
 
     def _one_core_each(self) -> None:
         """Of the BLAS that are loaded by now: admission has threads of its own."""

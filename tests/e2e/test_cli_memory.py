@@ -22,7 +22,7 @@ VECTOR = np.array([0.5, -1.25, 3.0])
 @pytest.fixture(scope="module")
 def sfm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     # Tests share a few cores: to be late is no reason to be refused here.
-    with Served(tmp_path_factory.mktemp("sfm"), SFM_SHED_WAIT_MS="5000") as served:
+    with Served(tmp_path_factory.mktemp("sfm")) as served:
         np.save(served.directory / "v.npy", VECTOR)
         np.save(served.directory / "matrix.npy", np.eye(2))
         np.save(served.directory / "words.npy", np.array(["a"]))

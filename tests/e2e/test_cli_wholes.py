@@ -18,7 +18,7 @@ from tests.support.cli import SFM, Served, here
 @pytest.fixture(scope="module")
 def sfm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     # Tests share a few cores: to be late is no reason to be refused here.
-    with Served(tmp_path_factory.mktemp("sfm"), SFM_SHED_WAIT_MS="5000") as served:
+    with Served(tmp_path_factory.mktemp("sfm")) as served:
         yield served
 
 

@@ -25,7 +25,7 @@ def blocks(language: str) -> str:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("sfm"), SFM_SHED_WAIT_MS="5000") as served:
+    with Served(tmp_path_factory.mktemp("sfm")) as served:
         yield served
 
 

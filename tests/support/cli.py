@@ -84,7 +84,7 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class Served:
-    """`sfm serve` on free ports, and `sfm` told where it is."""
+    """`sfm serve` on free ports, and `sfm` told where it is; without shedding unless it is told, as in support/servers.py."""
 
     def __init__(self, directory: Path, *options: str, **settings: str) -> None:
         self.directory = directory
@@ -93,9 +93,10 @@ class Served:
         self._stdout, self._stderr = directory / "stdout.txt", directory / "stderr.txt"
         ports = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
         places = ("--data-dir", str(self.data), "--ready-file", str(self._ready))
+        told = {"SFM_SHED_WAIT_MS": "60000", **settings}
         with self._stdout.open("w") as out, self._stderr.open("w") as err:
             self.process = subprocess.Popen(
-                [*SFM, "serve", *ports, *places, *options], cwd=directory, env=_environment(settings), stdout=out, stderr=err
+                [*SFM, "serve", *ports, *places, *options], cwd=directory, env=_environment(told), stdout=out, stderr=err
             )
         self.addresses = self._wait()
 

@@ -39,8 +39,15 @@ async def edge(edge_directory: Path) -> AsyncIterator[EdgeIndex]:
 
 
 def engines(owner: int | None = None) -> list[psutil.Process]:
-    """The processes of engines, ours or that one's."""
-    return [child for child in psutil.Process(owner).children() if PROCESS in " ".join(child.cmdline())]
+    """The processes of engines that live, ours or that one's."""
+
+    def is_one(child: psutil.Process) -> bool:
+        try:
+            return PROCESS in " ".join(child.cmdline())
+        except psutil.NoSuchProcess:
+            return False
+
+    return [child for child in psutil.Process(owner).children() if is_one(child)]
 
 
 # ---- processes
