@@ -28,7 +28,7 @@ async def driver(request: pytest.FixtureRequest, settings: Settings) -> AsyncIte
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever is a guest runs in the loop of the module's server."""
     for item in items:
-        if "guest" in getattr(item, "fixturenames", ()):
+        if not {"shared_driver", "shared_server"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
 
 

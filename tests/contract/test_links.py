@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sfm.v1 import memory_store_pb2 as pb
 
 from sfm_grpc.errors import InvalidRequest, LimitExceeded, NotFound, RequestIdReused
@@ -16,9 +17,19 @@ pytestmark = pytest.mark.engines("sqlite", "postgres")
 INCOMING = pb.LINK_DIRECTION_INCOMING
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def memories(shared_server: Server, tenant: str) -> Memories:
+    """As a tenant of its own on a server that all tests share."""
+    return await four(Memories(shared_server.channel, tenant=tenant))
+
+
 @pytest.fixture
-async def memories(server: Server) -> Memories:
-    made = Memories(server.channel)
+async def own(server: Server) -> Memories:
+    """On a server of its own."""
+    return await four(Memories(server.channel))
+
+
+async def four(made: Memories) -> Memories:
     for key in "abcd":
         await made.put(key)
     return made
@@ -112,13 +123,13 @@ async def test_links_show_while_both_ends_live_and_go_with_either(memories: Memo
     assert await of(memories, "a", direction=INCOMING) == []
 
 
-async def test_a_retry_gets_the_first_answer(server: Server, memories: Memories) -> None:
-    await put(memories, link("a", "b"), request_id="p")
-    assert (await put(memories, link("a", "b"), request_id="p")).replayed
+async def test_a_retry_gets_the_first_answer(server: Server, own: Memories) -> None:
+    await put(own, link("a", "b"), request_id="p")
+    assert (await put(own, link("a", "b"), request_id="p")).replayed
     with pytest.raises(RequestIdReused):
-        await put(memories, link("a", "c"), request_id="p")
-    assert (await delete(memories, link("a", "b"), link("a", "c"), request_id="d")).deleted == 1
-    again = await delete(memories, link("a", "b"), link("a", "c"), request_id="d")
+        await put(own, link("a", "c"), request_id="p")
+    assert (await delete(own, link("a", "b"), link("a", "c"), request_id="d")).deleted == 1
+    again = await delete(own, link("a", "b"), link("a", "c"), request_id="d")
     assert (again.deleted, again.replayed) == (1, True)
     told = [e.payload["changes"] for e in await server.app.store.events(after=0, limit=100)]
     named = {"key": "a", "link_type": "t", "target": "b", "revision": 1}
@@ -135,7 +146,7 @@ async def test_nobody_sees_anothers(memories: Memories) -> None:
 
 
 @pytest.mark.settings(batch_max=3)
-async def test_what_makes_no_sense_is_refused(memories: Memories) -> None:
+async def test_what_makes_no_sense_is_refused(own: Memories) -> None:
     for wrong, field in [
         ([], "links"),
         ([link("", "b")], "source_key"),
@@ -145,10 +156,10 @@ async def test_what_makes_no_sense_is_refused(memories: Memories) -> None:
         ([link("a", "b"), link("a", "b", weight=2)], r"links\[1\]"),
     ]:
         with pytest.raises(InvalidRequest, match=field):
-            await put(memories, *wrong)
+            await put(own, *wrong)
     with pytest.raises(LimitExceeded, match="batch_max"):
-        await delete(memories, *(link("a", target) for target in "abcd"))
+        await delete(own, *(link("a", target) for target in "abcd"))
     with pytest.raises(InvalidRequest, match="direction"):
-        await of(memories, "a", direction=9)
+        await of(own, "a", direction=9)
     with pytest.raises(LimitExceeded, match="filter_types_max"):
-        await of(memories, "a", link_types=[str(n) for n in range(65)])
+        await of(own, "a", link_types=[str(n) for n in range(65)])

@@ -32,7 +32,14 @@ TEXTS = [
 
 
 @pytest.fixture
-def memories(server: Server) -> Memories:
+def memories(shared_server: Server, tenant: str) -> Memories:
+    """As a tenant of its own on a server that all tests share."""
+    return Memories(shared_server.channel, tenant=tenant)
+
+
+@pytest.fixture
+def own(server: Server) -> Memories:
+    """On a server of its own."""
     return Memories(server.channel)
 
 
@@ -231,12 +238,12 @@ async def test_a_put_ends_the_right_to_undelete(memories: Memories) -> None:
 
 
 @pytest.mark.settings(undelete_s=0)
-async def test_after_the_window_it_is_gone_for_good(memories: Memories) -> None:
-    await memories.put("a")
-    await memories.delete("a")
+async def test_after_the_window_it_is_gone_for_good(own: Memories) -> None:
+    await own.put("a")
+    await own.delete("a")
     await asyncio.sleep(0.002)
     with pytest.raises(NotFound, match="cannot be undeleted"):
-        await memories.undelete("a")
+        await own.undelete("a")
 
 
 @pytest.mark.parametrize("deleted_first", [False, True])
@@ -347,20 +354,20 @@ async def test_what_is_no_json_is_refused(memories: Memories, text: str) -> None
 
 
 @pytest.mark.settings(json_depth_max=10)
-async def test_json_may_be_nested_so_deep(memories: Memories) -> None:
+async def test_json_may_be_nested_so_deep(own: Memories) -> None:
     deep = "[" * 10 + "]" * 10
-    await memories.put("a", deep)
-    await memories.put("b", json.dumps(["[" * 50, *([[]] * 50)]))
+    await own.put("a", deep)
+    await own.put("b", json.dumps(["[" * 50, *([[]] * 50)]))
     with pytest.raises(LimitExceeded) as caught:
-        await memories.put("a", f"[{deep}]")
+        await own.put("a", f"[{deep}]")
     assert (caught.value.limit, caught.value.value, caught.value.maximum) == ("json_depth_max", 11, 10)
 
 
 @pytest.mark.settings(payload_bytes_max=100)
-async def test_a_payload_may_have_so_many_bytes(memories: Memories) -> None:
-    await memories.put("a", '"' + "é" * 49 + '"')
+async def test_a_payload_may_have_so_many_bytes(own: Memories) -> None:
+    await own.put("a", '"' + "é" * 49 + '"')
     with pytest.raises(LimitExceeded, match="payload_bytes_max is 100, this has 102"):
-        await memories.put("a", '"' + "é" * 50 + '"')
+        await own.put("a", '"' + "é" * 50 + '"')
 
 
 @pytest.mark.settings(vector_dimension_max=3)
@@ -383,22 +390,22 @@ async def test_a_payload_may_have_so_many_bytes(memories: Memories) -> None:
         ({"if_revision": 0}, "put.if_revision"),
     ],
 )
-async def test_what_is_out_of_range_is_refused_by_its_name(memories: Memories, how: dict[str, object], field: str) -> None:
+async def test_what_is_out_of_range_is_refused_by_its_name(own: Memories, how: dict[str, object], field: str) -> None:
     put = put_of("a", **how)
     if how.get("mask") == []:
         put.update_mask.SetInParent()
     with pytest.raises(InvalidRequest) as caught:
-        await memories.ask("PutMemory", namespace="n", put=put)
+        await own.ask("PutMemory", namespace="n", put=put)
     assert caught.value.field == field
     with pytest.raises(NotFound):
-        await memories.get("a")
+        await own.get("a")
 
 
 @pytest.mark.settings(vector_dimension_max=3)
-async def test_limits_are_named(memories: Memories) -> None:
+async def test_limits_are_named(own: Memories) -> None:
     for how, limit in (({"vector": [1, 2, 3, 4]}, "vector_dimension_max"), ({"coordinates": [1.0] * 9}, "coordinates_max")):
         with pytest.raises(LimitExceeded) as caught:
-            await memories.put("a", **how)  # type: ignore[arg-type]
+            await own.put("a", **how)  # type: ignore[arg-type]
         assert caught.value.limit == limit
 
 

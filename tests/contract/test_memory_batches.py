@@ -14,7 +14,14 @@ pytestmark = pytest.mark.engines("sqlite", "postgres")
 
 
 @pytest.fixture
-def memories(server: Server) -> Memories:
+def memories(shared_server: Server, tenant: str) -> Memories:
+    """As a tenant of its own on a server that all tests share."""
+    return Memories(shared_server.channel, tenant=tenant)
+
+
+@pytest.fixture
+def own(server: Server) -> Memories:
+    """On a server of its own."""
     return Memories(server.channel)
 
 
@@ -64,20 +71,20 @@ async def test_each_key_may_be_there_once(memories: Memories) -> None:
 
 
 @pytest.mark.settings(batch_max=3)
-async def test_a_batch_may_have_so_many(memories: Memories) -> None:
-    await memories.puts(*(put_of(f"k{n}") for n in range(3)))
+async def test_a_batch_may_have_so_many(own: Memories) -> None:
+    await own.puts(*(put_of(f"k{n}") for n in range(3)))
     with pytest.raises(LimitExceeded) as caught:
-        await memories.puts(*(put_of(f"k{n}") for n in range(4)))
+        await own.puts(*(put_of(f"k{n}") for n in range(4)))
     assert (caught.value.limit, caught.value.value, caught.value.maximum) == ("batch_max", 4, 3)
     with pytest.raises(LimitExceeded):
-        await memories.gets("a", "b", "c", "d")
+        await own.gets("a", "b", "c", "d")
 
 
 @pytest.mark.settings(batch_bytes_max=100_000)
-async def test_a_batch_may_have_so_many_bytes(memories: Memories) -> None:
-    await memories.puts(put_of("a", '"' + "x" * 90_000 + '"'))
+async def test_a_batch_may_have_so_many_bytes(own: Memories) -> None:
+    await own.puts(put_of("a", '"' + "x" * 90_000 + '"'))
     with pytest.raises(LimitExceeded) as caught:
-        await memories.puts(put_of("a", '"' + "x" * 110_000 + '"'))
+        await own.puts(put_of("a", '"' + "x" * 110_000 + '"'))
     assert caught.value.limit == "batch_bytes_max"
 
 
@@ -117,10 +124,10 @@ async def test_rival_batches_are_each_whole(memories: Memories) -> None:
     assert counts(await memories.space())["memories"] == 20
 
 
-async def test_a_write_is_told_to_the_world_once_without_payloads(server: Server, memories: Memories) -> None:
-    await memories.puts(put_of("a", {"secret": 1}), put_of("b"))
-    await memories.deletes("a", "nothing")
-    await memories.deletes("nothing")
+async def test_a_write_is_told_to_the_world_once_without_payloads(server: Server, own: Memories) -> None:
+    await own.puts(put_of("a", {"secret": 1}), put_of("b"))
+    await own.deletes("a", "nothing")
+    await own.deletes("nothing")
     told = await server.app.store.events(after=0, limit=10)
     assert [e.topic for e in told] == ["memory.event"] * 2
     changes = [[(c["key"], c["change"], c["revision"]) for c in e.payload["changes"]] for e in told]  # type: ignore[attr-defined]

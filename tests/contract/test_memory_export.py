@@ -20,7 +20,14 @@ pytestmark = pytest.mark.engines("sqlite", "postgres")
 
 
 @pytest.fixture
-def memories(server: Server) -> Memories:
+def memories(shared_server: Server, tenant: str) -> Memories:
+    """As a tenant of its own on a server that all tests share."""
+    return Memories(shared_server.channel, tenant=tenant)
+
+
+@pytest.fixture
+def own(server: Server) -> Memories:
+    """On a server of its own."""
     return Memories(server.channel)
 
 
@@ -123,17 +130,17 @@ async def test_what_is_no_export_is_refused(memories: Memories, asked: dict[str,
 
 
 @pytest.mark.settings(bulk_streams_max=1)
-async def test_exports_are_bounded_and_one_that_is_left_is_over(memories: Memories) -> None:
-    await imported(memories, *(line_of(f"k{n:04}", "x" * 20_000) for n in range(300)))
-    one = chunks(memories)
+async def test_exports_are_bounded_and_one_that_is_left_is_over(own: Memories) -> None:
+    await imported(own, *(line_of(f"k{n:04}", "x" * 20_000) for n in range(300)))
+    one = chunks(own)
     assert isinstance(await anext(one), memory_store_pb2.ExportMemoriesResponse)
     with pytest.raises(Overloaded):
-        await exported(memories)
+        await exported(own)
     await one.aclose()
     async with asyncio.timeout(5):
         while True:
             try:
-                assert sum(chunk.count for chunk in await exported(memories)) == 300
+                assert sum(chunk.count for chunk in await exported(own)) == 300
                 return
             except Overloaded:
                 await asyncio.sleep(0.02)

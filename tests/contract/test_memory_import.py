@@ -21,7 +21,14 @@ pytestmark = pytest.mark.engines("sqlite", "postgres")
 
 
 @pytest.fixture
-def memories(server: Server) -> Memories:
+def memories(shared_server: Server, tenant: str) -> Memories:
+    """As a tenant of its own on a server that all tests share."""
+    return Memories(shared_server.channel, tenant=tenant)
+
+
+@pytest.fixture
+def own(server: Server) -> Memories:
+    """On a server of its own."""
     return Memories(server.channel)
 
 
@@ -125,22 +132,22 @@ async def test_lines_end_as_they_do_elsewhere(memories: Memories) -> None:
     ],
 )
 @pytest.mark.settings(payload_bytes_max=1000)
-async def test_a_bad_line_is_told_and_stops_nothing(memories: Memories, line: Any, key: str, field: str, problem: str) -> None:
-    told = await imported(memories, line_of("before", vector=(1.0, 2.0)), line, line_of("after", vector=(3.0, 4.0)))
+async def test_a_bad_line_is_told_and_stops_nothing(own: Memories, line: Any, key: str, field: str, problem: str) -> None:
+    told = await imported(own, line_of("before", vector=(1.0, 2.0)), line, line_of("after", vector=(3.0, 4.0)))
     assert (told.through_line, counts_of(told)) == (3, (2, 0, 0, 1))
     [error] = told.errors
     assert (error.line, error.key, error.field) == (2, key, field)
     assert problem in error.problem
     assert error.reason == ("LIMIT_EXCEEDED" if "_max is" in error.problem else "INVALID_REQUEST")
-    assert await memories.keys() == ["after", "before"]
+    assert await own.keys() == ["after", "before"]
 
 
 @pytest.mark.settings(batch_max=7)
-async def test_of_many_bad_lines_the_first_are_told_and_all_counted(memories: Memories) -> None:
-    told = await imported(memories, *("{" if n % 3 else line_of(f"k{n}") for n in range(300)))
+async def test_of_many_bad_lines_the_first_are_told_and_all_counted(own: Memories) -> None:
+    told = await imported(own, *("{" if n % 3 else line_of(f"k{n}") for n in range(300)))
     assert counts_of(told) == (100, 0, 0, 200)
     assert [e.line for e in told.errors] == [n + 1 for n in range(300) if n % 3][:100]
-    assert (await memories.space()).memories == 100
+    assert (await own.space()).memories == 100
 
 
 async def test_what_another_writer_fixed_meanwhile_is_told_by_line(memories: Memories) -> None:
@@ -230,15 +237,15 @@ async def test_what_is_answered_for_is_there(memories: Memories) -> None:
     stream.call.cancel()
 
 
-async def test_the_index_is_fed(server: Server, memories: Memories) -> None:
-    await imported(memories, *(line_of(f"k{n}", vector=(1.0, n / 10)) for n in range(20)))
-    done = await memories.put("last", vector=[1, 0])
-    found = await memories.ask("SearchMemories", namespace="n", vector={"data": vector_of(1, 1.9)}, limit=1)
+async def test_the_index_is_fed(server: Server, own: Memories) -> None:
+    await imported(own, *(line_of(f"k{n}", vector=(1.0, n / 10)) for n in range(20)))
+    done = await own.put("last", vector=[1, 0])
+    found = await own.ask("SearchMemories", namespace="n", vector={"data": vector_of(1, 1.9)}, limit=1)
     deadline = time.monotonic() + 10
     while found.indexed_revision < done.receipt.revision:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
-        found = await memories.ask("SearchMemories", namespace="n", vector={"data": vector_of(1, 1.9)}, limit=1)
+        found = await own.ask("SearchMemories", namespace="n", vector={"data": vector_of(1, 1.9)}, limit=1)
     assert [n.memory.key for n in found.neighbours] == ["k19"]
 
 
@@ -281,13 +288,13 @@ async def test_lines_are_numbered_upwards_and_one_header_is_enough(memories: Mem
 
 
 @pytest.mark.settings(batch_bytes_max=65_536, bulk_streams_max=2)
-async def test_streams_and_requests_are_bounded(memories: Memories) -> None:
-    stream, other = Import(memories), Import(memories)
+async def test_streams_and_requests_are_bounded(own: Memories) -> None:
+    stream, other = Import(own), Import(own)
     for each in (stream, other):
         await each.send(line_of("a"))
         await each.told()
     with pytest.raises(Overloaded) as caught:
-        await imported(memories, line_of("a"))
+        await imported(own, line_of("a"))
     assert (caught.value.limit, caught.value.maximum) == ("bulk_streams_max", 2)
     await stream.send(line_of("b"))
     await stream.send(line_of("c", "x" * 70_000))
@@ -296,12 +303,12 @@ async def test_streams_and_requests_are_bounded(memories: Memories) -> None:
         await stream.told()
     assert (large.value.limit, large.value.maximum) == ("batch_bytes_max", 65_536)
     await other.end()
-    assert counts_of(await imported(memories, line_of("a"))) == (0, 1, 0, 0)
+    assert counts_of(await imported(own, line_of("a"))) == (0, 1, 0, 0)
 
 
 @pytest.mark.settings(deadline_default_ms=300)
-async def test_a_stream_has_no_default_deadline(memories: Memories) -> None:
-    stream = Import(memories)
+async def test_a_stream_has_no_default_deadline(own: Memories) -> None:
+    stream = Import(own)
     await stream.send(line_of("a"))
     await stream.told()
     await asyncio.sleep(0.4)
@@ -310,15 +317,15 @@ async def test_a_stream_has_no_default_deadline(memories: Memories) -> None:
     stream.call.cancel()
 
 
-async def test_a_draining_server_answers_what_it_has(server: Server, memories: Memories) -> None:
-    stream = Import(memories)
+async def test_a_draining_server_answers_what_it_has(server: Server, own: Memories) -> None:
+    stream = Import(own)
     await stream.send(line_of("a"))
     assert (await stream.told()).created == 1
     server.app._guard.end_streams()
     with pytest.raises(Draining):
         await stream.told()
     with pytest.raises(Draining):
-        await imported(memories, line_of("b"))
+        await imported(own, line_of("b"))
 
 
 async def test_a_callers_own_deadline_ends_the_stream(memories: Memories) -> None:

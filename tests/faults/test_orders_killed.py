@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +20,16 @@ from tests.support.orders import HURRY, Orders, commit_part, order_of
 from tests.support.processes import rho_stub
 from tests.support.prunes import Prunes, check_chain
 from tests.support.servers import settings_for, store_of, until
+from tests.support.services.kafka_broker import MockKafka
 from tests.support.services.kafka_fixtures import StartMockKafka
 
 pytestmark = [pytest.mark.engines("sqlite", "postgres"), pytest.mark.timeout(600)]
 
 KEYS = [f"k{i:03}" for i in range(200)]
 LARGE = KEYS[100:]
+SIDE_BY_SIDE = 5
 ENGINES = {"postgres": "postgres.both", "sqlite": "sqlite.commit"}
-# Where it dies, one after the other. Each begins with an order that the one before may have carried out.
+# Where a server dies. After a death it begins with an order that it may have carried out before.
 MOMENTS = (
     "order.taken=kill@2",
     "commit.admitted=kill@2",
@@ -49,25 +53,35 @@ def messages() -> list[Any]:
 
 
 async def test_every_order_is_carried_out_once_and_audited_once(
-    failing: MakeServer, settings: Settings, engine: Engine, mock_kafka: StartMockKafka
+    failing: MakeServer, engine: Engine, mock_kafka: StartMockKafka, tmp_path: Path
 ) -> None:
-    kafka = mock_kafka()
+    # What differs by the engine is in a few of them.
+    moments = MOMENTS if engine.store == "postgres" else MOMENTS[2:7:2]
+    # Each death costs the end of a session, so several servers, each with a store and a Kafka, die beside each other.
+    await asyncio.gather(
+        *(
+            carried_out(failing, settings_for(**engine.settings(tmp_path / str(i))), mock_kafka(), moments[i::SIDE_BY_SIDE])
+            for i in range(min(SIDE_BY_SIDE, len(moments)))
+        )
+    )
+
+
+async def carried_out(failing: MakeServer, settings: Settings, kafka: MockKafka, moments: Sequence[str]) -> None:
+    """One server that takes all orders, and dies at these moments."""
     server = failing(**store_of(settings), kafka_bootstrap=kafka.bootstrap, kafka_options=HURRY)
     orders = Orders(settings_for(kafka_bootstrap=kafka.bootstrap))
     await server.begin(kafka_orders=False)
     async with server.channel() as channel:
         await Memories(channel).puts(*(put_of(key) for key in KEYS))
     sent = messages()
-    orders.send(*sent)
-    # Each death costs the end of a session; what differs by the engine is in a few of them.
-    moments = MOMENTS if engine.store == "postgres" else MOMENTS[2:7:2]
+    await asyncio.to_thread(orders.send, *sent)
+    store = App(settings).store
     for moment in moments:
-        await server.begin_and_die(moment.replace("ENGINE", ENGINES[engine.store]))
+        await server.begin_and_die(moment.replace("ENGINE", ENGINES[store.name]))
     await server.begin()
     await until(lambda: asyncio.to_thread(orders.all_done), within_s=60)
     async with server.channel() as channel:
         await check(channel)
-    store = App(settings).store
     server.close()
     await store.open()
     try:

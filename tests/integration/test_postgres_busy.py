@@ -147,10 +147,12 @@ async def test_with_every_connection_in_use_calls_are_refused_in_time_and_the_me
             assert told.message == "overloaded: postgres_pool_max is at 2 of 2; retry in 0.25 s"
             assert told.retry_delay_s == 0.25
         assert 0.4 <= time.monotonic() - asked < 1.2
+        await until(lambda: _waiting_are(server, 0))
         during = await store(server)
-        assert (during["connections"], during["connections_busy"], during["waiting"]) == (2, 2, 0)
-        assert during["exhausted_total"] == 2
-        assert during["wait_seconds_count"] == before["wait_seconds_count"] + 2
+        assert (during["connections"], during["connections_busy"]) == (2, 2)
+        # The server's own looks wait and are refused like everybody.
+        assert during["exhausted_total"] >= 2
+        assert during["wait_seconds_count"] >= before["wait_seconds_count"] + 2
         # That it is full is no reason to send callers elsewhere.
         assert await server.app.presence.look()
         assert (await server.http("/readyz")).status_code == 200

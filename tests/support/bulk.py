@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -40,7 +41,8 @@ class Import:
         self.call: Any = memories.stub.ImportMemories(metadata=metadata, timeout=60)
 
     async def send(self, *lines: bytes | str, first_line: int = 0) -> None:
-        await self.call.write(Request(header=self._header, lines=joined(*lines), first_line=first_line))
+        with contextlib.suppress(grpc.aio.AioRpcError):  # who refuses before it has read all is asked for the reason by `told`
+            await self.call.write(Request(header=self._header, lines=joined(*lines), first_line=first_line))
         self._header = None
 
     async def told(self) -> memory_store_pb2.ImportMemoriesResponse:
