@@ -16,6 +16,8 @@ _DETAILS: Final = "grpc-status-details-bin"
 _REQUEST_ID: Final = "x-request-id"
 # gRPC's own words, of either side, when a message is over a side's limit.
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+# gRPC's own word for a call that the other side cancelled; what was cancelled here, it says in a sentence.
+_BY_PEER = "CANCELLED"
 
 
 def translated(error: grpc.RpcError, *, target: str, timeout_s: float) -> SfmError:
@@ -44,6 +46,8 @@ def _from_status(error: grpc.RpcError, target: str, timeout_s: float) -> SfmErro
     code, problem = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(target=target, problem=problem)
+    if code is grpc.StatusCode.CANCELLED and problem == _BY_PEER:
+        return Unreachable(target=target, problem="the server ended the call, as one that stops does")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(deadline_ms=round(timeout_s * 1000))
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := _TOO_LARGE.search(problem)):

@@ -22,6 +22,7 @@ from sfm_grpc.client import (
     UnexpectedStatus,
     Unreachable,
 )
+from sfm_grpc.client.errors import translated
 from tests.unit.client.test_reads import rho
 
 
@@ -237,6 +238,28 @@ def test_a_restarted_server_is_found_again(server, client) -> None:
     server.stop()
     server.start()
     assert not client.namespace("n").read().modified
+
+
+class Cancelled(grpc.RpcError):
+    def __init__(self, words) -> None:
+        self._words = words
+
+    def code(self):
+        return grpc.StatusCode.CANCELLED
+
+    def details(self):
+        return self._words
+
+    def trailing_metadata(self):
+        return ()
+
+
+def test_a_call_that_a_stopping_server_cancels_is_unreachable_and_one_that_we_cancel_is_not() -> None:
+    found = translated(Cancelled("CANCELLED"), target="there", timeout_s=1.0)
+    assert isinstance(found, Unreachable)
+    assert "the server ended the call" in str(found)
+    for words in ("Locally cancelled by application!", "Channel closed!"):
+        assert isinstance(translated(Cancelled(words), target="there", timeout_s=1.0), UnexpectedStatus)
 
 
 def test_closed(server, client) -> None:
