@@ -264,10 +264,10 @@ async def test_nothing_is_kept_of_what_is_purged(memories: Memories, deleted_fir
 
 
 async def test_what_has_expired_is_absent(memories: Memories) -> None:
-    await memories.put("a", {"x": 1}, ttl_s=0.15)
     await memories.put("b")
+    await memories.put("a", {"x": 1}, ttl_s=0.5)
     assert await memories.keys() == ["a", "b"]
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.55)
     with pytest.raises(NotFound):
         await memories.get("a")
     assert await memories.keys() == ["b"]

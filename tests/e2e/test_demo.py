@@ -171,25 +171,25 @@ def test_demo_ends_well(store: Store) -> None:
 
 
 def test_nothing_is_lost_when_the_server_is_killed_again_and_again() -> None:
-    told, ran = demo("--batches", "24", "--kill-server-every", "0.3")
+    told, ran = demo("--batches", "14", "--kill-server-every", "0.3")
     assert "the server was killed and is back (1)" in ran.stderr
     assert told["kills"] >= 1
-    assert (told["commits"], told["memories"]) == (24, 8 * 24)
-    assert "24 batches once each" in ran.stdout
+    assert (told["commits"], told["memories"]) == (14, 8 * 14)
+    assert "14 batches once each" in ran.stdout
 
 
 def test_of_two_servers_either_may_be_killed(store: Store) -> None:
     # The pauses give a server that starts again the time to: the managers do not wait for it.
-    arguments = ["--servers", "2", "--kill-server-every", "0.1", "--batches", "60", "--pause", "0.25"]
+    arguments = ["--servers", "2", "--kill-server-every", "0.1", "--batches", "40", "--pause", "0.3"]
     told, ran = demo(*arguments, environment=store.environment)
-    assert (told["store"], told["servers"], told["commits"]) == (store.name, 2, 60)
+    assert (told["store"], told["servers"], told["commits"]) == (store.name, 2, 40)
     assert told["kills"] >= 2
-    assert told["memories"] == 8 * 60
+    assert told["memories"] == 8 * 40
     assert told["searches"] > 0
     for server in ("server 1", "server 2"):
         assert f"{server} was killed, every manager went on without it, and it is back" in ran.stderr
-    assert "60 batches once each" in ran.stdout
-    assert "2 on one store; each answers version 60 with the same bits" in ran.stdout
+    assert "40 batches once each" in ran.stdout
+    assert "2 on one store; each answers version 40 with the same bits" in ran.stdout
     store.check(ran)
 
 
@@ -198,11 +198,11 @@ def test_pulling_redis_plug_fails_no_read_and_loses_no_commit(fresh_database: Fr
     given = {"SFM_POSTGRES_URL": fresh_database().url, "SFM_REDIS_URL": redis.url, "SFM_REDIS_SETTLE_S": "0.2"}
     pulled = threading.Thread(target=pull_the_plug, args=(redis,))
     pulled.start()
-    told, ran = demo("--servers", "2", "--batches", "60", "--pause", "0.1", environment=given)
+    told, ran = demo("--servers", "2", "--batches", "40", "--pause", "0.15", environment=given)
     pulled.join()
     assert "reads go through the Redis that SFM_REDIS_URL names" in ran.stderr
-    assert (told["store"], told["servers"], told["commits"], told["memories"]) == ("postgres", 2, 60, 8 * 60)
-    assert "60 batches once each" in ran.stdout
+    assert (told["store"], told["servers"], told["commits"], told["memories"]) == ("postgres", 2, 40, 8 * 40)
+    assert "40 batches once each" in ran.stdout
     assert "outages" not in ran.stdout, "no call went unanswered"
 
 

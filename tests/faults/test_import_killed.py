@@ -25,7 +25,7 @@ from tests.support.servers import store_of
 DATA = Path(__file__).parents[2] / "examples" / "cognitive_manager" / "data"
 NAMES = (DATA / "stdlib_docs.names.txt").read_text().split()
 VECTORS = np.load(DATA / "stdlib_docs.vectors.npy").astype("<f4")
-KILLS = 6
+KILLS = 4
 LINES_AT_ONCE = 40
 
 pytestmark = [pytest.mark.engines("sqlite", "postgres"), pytest.mark.timeout(600)]

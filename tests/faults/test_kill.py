@@ -23,7 +23,7 @@ from tests.support.processes import rho_stub
 from tests.support.refusals import outcome
 from tests.support.servers import store_of, until
 
-ROUNDS_MIN, ROUNDS_MAX, ENOUGH_S = 10, 25, 15.0
+ROUNDS_MIN, ROUNDS_MAX, ENOUGH_S = 8, 25, 8.0
 CLIENTS = [("shared", 24), ("shared", 24), ("large", 160), ("small", 8)]
 """The namespace and the size of what each client commits; two share one."""
 _IDS = itertools.count()
