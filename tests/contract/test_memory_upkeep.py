@@ -7,16 +7,23 @@ import time
 
 import pytest
 
+from sfm_grpc.coordinator import memory_upkeep
 from sfm_grpc.model import Scope
 from sfm_grpc.storage.index_contract import DeadLetter, IndexTables, Progress
 from sfm_grpc.storage.memory_contract import MemoryTables
 from tests.support.memories import Memories, counts, outcomes, put_of
-from tests.support.servers import Server
+from tests.support.servers import Server, until
 
 pytestmark = pytest.mark.engines("sqlite", "postgres")
 
 N = Scope("default", "n")
 DAY_US = 86_400_000_000
+
+
+@pytest.fixture(autouse=True)
+def _server_leaves_it_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first look, which finds nothing."""
+    monkeypatch.setattr(memory_upkeep, "_PAUSE_S", 600.0)
 
 
 @pytest.fixture
@@ -30,7 +37,9 @@ def tables(server: Server) -> MemoryTables:
 
 
 @pytest.fixture
-def indexing(server: Server) -> IndexTables:
+async def indexing(server: Server) -> IndexTables:
+    """Once the server has said that its own is there: whoever does so forgets those of which nobody ever said it."""
+    await until(lambda: server.app.indexer._kept)
     return server.app.store.indexing
 
 
@@ -52,10 +61,10 @@ def now_us() -> int:
 
 
 async def test_what_has_expired_is_purged_and_told(server: Server, memories: Memories) -> None:
-    await memories.puts(put_of("a", {"x": 1}, ttl_s=0.1, vector=[1, 2]), put_of("b", ttl_s=600), put_of("c"))
-    await memories.of("m").put("a", ttl_s=0.1)
+    await memories.puts(put_of("a", {"x": 1}, ttl_s=1.0, vector=[1, 2]), put_of("b", ttl_s=600), put_of("c"))
+    await memories.of("m").put("a", ttl_s=1.0)
     assert await server.app.memory_upkeep.expire() == 0
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(1.05)
     assert await server.app.memory_upkeep.expire() == 2
     assert await server.app.memory_upkeep.expire() == 0
     assert counts(await memories.space()) == {"memories": 2, "vectors": 0, "payload_bytes": 4, "tombstones": 1}
