@@ -299,11 +299,11 @@ async def test_an_undoing_brings_every_byte_back(server: Server, memories: Memor
 
 
 async def test_an_undoing_leaves_what_was_written_since(memories: Memories, prunes: Prunes) -> None:
-    await memories.put("short", ttl_s=0.3)
+    await memories.put("short", ttl_s=1.0)
     done = await prunes.apply("k03", "k01", "k02", "short")
     await memories.put("k01", {"i": "new"})
     await memories.purge("k02")
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.05)
     undone = await prunes.undo(done.audit.number)
     assert (undone.audit.memories, sorted(undone.skipped_keys)) == (1, ["k01", "k02", "short"])
     assert (await memories.get("k01")).payload_json == '{"i": "new"}'
@@ -428,10 +428,10 @@ async def test_a_limit_refuses_what_would_be_beyond(memories: Memories, prunes: 
 
 async def test_a_limit_counts_the_living(memories: Memories, prunes: Prunes) -> None:
     await set_limit(prunes, 21)
-    await memories.put("short", ttl_s=0.05)
+    await memories.put("short", ttl_s=0.6)
     with pytest.raises(QuotaExceeded):
         await memories.put("one more")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.65)
     await memories.put("one more")
     assert (await prunes.ask("GetMemoryLimit")).limit.memories == 21
 

@@ -76,7 +76,7 @@ async def test_a_turn_that_does_not_come_is_told_in_time_and_leaves_nothing() ->
             with pytest.raises(DeadlineExceeded):
                 async with turns.of(N, began + deadline_s):
                     raise AssertionError
-            assert time.monotonic() - began < 0.2
+            assert time.monotonic() - began < 1.0
     assert left(turns) == 0
     async with turns.of(N, NEVER):
         assert left(turns) == 2
