@@ -224,6 +224,10 @@ NEEDED: dict[str, Callable[[Stage], Awaitable[Scene]]] = {
 }
 
 
+# A lease lasts for a second, and on a busy machine a commit may take as long: then all is as it should be, and nothing is shown.
+TRIES = 3
+
+
 def test_every_part_has_its_situation() -> None:
     assert NEEDED.keys() == PARTS.keys()
 
@@ -240,8 +244,11 @@ async def test_with_all_parts_nothing_is_stale(stage: Stage, situation: Callable
 @pytest.mark.parametrize("part", PARTS)
 async def test_without_the_part_something_is(stage: Stage, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without(part, monkeypatch)
-    scene = await NEEDED[part](stage)
-    assert scene.stale, f"without {part} nothing stale was read: {scene.found}"
+    for _ in range(TRIES):
+        scene = await NEEDED[part](stage)
+        if scene.stale:
+            return
+    pytest.fail(f"without {part} nothing stale was read: {scene.found}")
 
 
 # ---- whoever tells a version fences it, and not only who made it
