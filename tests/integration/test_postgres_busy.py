@@ -17,6 +17,7 @@ from sfm.v1 import rho_store_pb2
 
 from sfm_grpc.coordinator.indexing import Indexer
 from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
+from sfm_grpc.coordinator.prune_limits import PruneLimits
 from sfm_grpc.model import Kind
 from sfm_grpc.settings import Settings
 from tests.conftest import Serve, Spawn
@@ -42,7 +43,7 @@ def _nothing_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     async def idle(_self: object) -> None:
         await asyncio.Event().wait()
 
-    for worker in (Indexer, MemoryUpkeep):
+    for worker in (Indexer, MemoryUpkeep, PruneLimits):
         monkeypatch.setattr(worker, "run", idle)
 
 
