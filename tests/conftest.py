@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,6 +15,9 @@ import pytest
 import pytest_asyncio
 
 from sfm_grpc.app import App
+from sfm_grpc.coordinator.indexing import Indexer
+from sfm_grpc.coordinator.memory_upkeep import MemoryUpkeep
+from sfm_grpc.coordinator.prune_limits import PruneLimits
 from sfm_grpc.settings import Settings
 from sfm_grpc.storage.contract import Store
 from tests.support.engines import ENGINES, Engine
@@ -118,6 +122,17 @@ async def serve() -> AsyncIterator[Serve]:
             return await stack.enter_async_context(serving(settings))
 
         yield start
+
+
+@pytest.fixture
+def nothing_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks now and then for what was written, has expired or is too much would be counted among those who wait."""
+
+    async def idle(_self: object) -> None:
+        await asyncio.Event().wait()
+
+    for worker in (Indexer, MemoryUpkeep, PruneLimits):
+        monkeypatch.setattr(worker, "run", idle)
 
 
 @pytest.fixture

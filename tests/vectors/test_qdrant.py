@@ -118,7 +118,7 @@ async def _longest_pause() -> None:
     while True:
         start = time.monotonic()
         await asyncio.sleep(0.01)
-        assert time.monotonic() - start < 0.6
+        assert time.monotonic() - start < 0.3
 
 
 async def test_a_server_that_forgot_everything(start_qdrant: StartQdrant) -> None:
